@@ -179,7 +179,9 @@ async fn saved_when(daemon: &Daemon, stand: impl Fn(&[&SavedStanding]) -> bool) 
     let wait = async {
         loop {
             let state = daemon.save().await.unwrap();
-            let SavedExportKind::Nbd(export) = &state.daemon.exports[0].kind;
+            let SavedExportKind::Nbd(export) = &state.daemon.exports[0].kind else {
+                panic!("an export on the NBD server was saved as another kind");
+            };
             let connections = export.connections.iter();
             if stand(
                 &connections
@@ -273,7 +275,9 @@ fn clients(descriptors: [u32; 2], standing: [SavedStanding; 2], first: u64) -> V
 }
 
 fn first_connection(state: &DaemonState) -> &SavedConnection {
-    let SavedExportKind::Nbd(export) = &state.daemon.exports[0].kind;
+    let SavedExportKind::Nbd(export) = &state.daemon.exports[0].kind else {
+        panic!("an export on the NBD server was saved as another kind");
+    };
     &export.connections[0]
 }
 

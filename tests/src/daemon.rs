@@ -338,6 +338,20 @@ impl Daemon {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until the daemon has written something, which it may do a little later than what a test sees of it.
+    #[track_caller]
+    pub fn wait_for_log(&self, wanted: &str) {
+        let deadline = std::time::Instant::now() + crate::PATIENCE;
+        while !self.log().contains(wanted) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "'{wanted}' is not in: {}",
+                self.log()
+            );
+            std::thread::yield_now();
+        }
+    }
+
     /// Fails unless the process still runs.
     #[track_caller]
     pub fn assert_running(&mut self) {

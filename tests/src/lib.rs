@@ -25,6 +25,7 @@ pub mod qmp;
 pub mod sim;
 pub mod strace;
 pub mod tool;
+pub mod vhost;
 pub mod workload;
 
 use std::time::Duration;

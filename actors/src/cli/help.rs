@@ -46,6 +46,9 @@ Millpond: a storage daemon whose block graph can change while it serves
                          export a node to NBD clients; needs --nbd-server;
                          `--export help` lists kinds, `--export nbd,help`
                          the options of one
+  --export [type=]vhost-user-blk,id=ID,node-name=N,addr.type=unix,addr.path=PATH
+           [,num-queues=Q][,logical-block-size=BYTES][,writable=on]
+                         a virtio block device for a virtual machine
 
   --log [target=]stderr|syslog|journald|file=PATH[,format=text|json]
                          where to log; see `--log help`

@@ -12,10 +12,10 @@
 
 use futures_util::future::LocalBoxFuture;
 use millpond_engine::node::Client;
-use millpond_messages::Result;
 use millpond_messages::graph::NodeFacts;
 use millpond_messages::qapi::{BlockExportKind, BlockExportOptions, BlockExportType};
 use millpond_messages::saved::SavedExportKind;
+use millpond_messages::{Permissions, Result};
 
 use super::saved::Descriptors;
 
@@ -59,6 +59,15 @@ pub(crate) struct Hold<'a> {
 pub(crate) const fn most_iothreads(kind: &BlockExportKind) -> usize {
     match kind {
         // A node lives on one iothread, and a connection is served beside it.
-        BlockExportKind::Nbd(_) => 1,
+        BlockExportKind::Nbd(_) | BlockExportKind::VhostUserBlk(_) => 1,
+    }
+}
+
+/// What others may do to the node of an export of a kind.
+pub(crate) const fn shared(kind: &BlockExportKind) -> Permissions {
+    match kind {
+        // The length that clients were told holds as long as the export.
+        BlockExportKind::Nbd(_) => Permissions::all().difference(Permissions::RESIZE),
+        BlockExportKind::VhostUserBlk(_) => Permissions::all(),
     }
 }

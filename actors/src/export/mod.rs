@@ -11,6 +11,7 @@ mod kind;
 pub mod nbd;
 mod registry;
 pub(crate) mod saved;
+mod vhost;
 mod watched;
 mod worker;
 

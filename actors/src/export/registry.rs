@@ -16,11 +16,11 @@ use millpond_messages::qapi::{
 use millpond_messages::saved::{SavedExport, SavedNbdServer};
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result};
 
-use super::kind::{Export, Hold, Prepared, most_iothreads};
-use super::nbd;
+use super::kind::{Export, Hold, Prepared, most_iothreads, shared};
 use super::nbd::server::NbdServer;
 use super::saved::{Descriptors, options};
 use super::watched::Watched;
+use super::{nbd, vhost};
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
 
@@ -197,6 +197,7 @@ impl ExportRegistry {
                 let name = nbd.name.as_deref().unwrap_or(&options.node_name);
                 nbd::export::prepare(&self.0.nbd, &self.0.graph, name, nbd)
             }
+            BlockExportKind::VhostUserBlk(vhost) => vhost::export::prepare(&options.id, vhost),
         }
     }
 
@@ -279,8 +280,7 @@ impl ExportRegistry {
             node: options.node_name.clone(),
             user: RootUser::Export(options.id.clone()),
             permissions,
-            // The length that clients were told holds as long as the export.
-            shared: Permissions::all() - Permissions::RESIZE,
+            shared: shared(&options.kind),
             iothread,
             iothread_required: options.fixed_iothread.unwrap_or(false),
             writethrough: options.writethrough.unwrap_or(false),

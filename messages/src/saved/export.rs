@@ -29,6 +29,8 @@ pub struct SavedExport {
 pub enum SavedExportKind {
     /// It is on the NBD server.
     Nbd(SavedNbdExport),
+    /// It is a virtio block device on a socket. Front ends connect again by themselves.
+    VhostUserBlk,
 }
 
 /// An export on the NBD server. What clients were told of it holds as long as it lives.

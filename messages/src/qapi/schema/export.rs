@@ -13,6 +13,8 @@ qapi! {
     enum BlockExportType {
         /// On the NBD server.
         Nbd = "nbd",
+        /// A virtio block device on a socket.
+        VhostUserBlk = "vhost-user-blk",
     }
 
     /// What an export is to be, also what `--export` takes.
@@ -38,6 +40,18 @@ qapi! {
     branches BlockExportKind by "type": BlockExportType {
         /// On the NBD server.
         Nbd = "nbd": NbdExportOptions,
+        /// A virtio block device on a socket.
+        VhostUserBlk = "vhost-user-blk": VhostUserBlkExportOptions,
+    }
+
+    /// The options of a vhost-user-blk export.
+    struct VhostUserBlkExportOptions {
+        /// Where front ends connect: a unix socket, or one that was passed.
+        addr: SocketAddress,
+        /// Bytes of a block, a power of two from 512 to 2 MiB; default 512.
+        logical_block_size: Option<u64>,
+        /// How many queues the device has, up to 256; default 1.
+        num_queues: Option<u16>,
     }
 
     /// The options of an NBD export.

@@ -248,6 +248,7 @@ impl NodeCell {
         if self.size.replace(size) != size {
             self.kept.changed();
             self.bitmaps.resize(size);
+            self.gate.wake_waiting();
         }
     }
 

@@ -217,6 +217,15 @@ impl HomeClient {
         })
     }
 
+    /// The node's length in bytes; `waker` is called when it may have changed, or the node has gone elsewhere. Nothing on
+    /// another iothread.
+    #[must_use]
+    pub fn watch_length(&self, waker: &Waker) -> Option<u64> {
+        let node = self.root_here()?.node();
+        node.gate().wait(waker);
+        Some(node.size())
+    }
+
     fn root_here(&self) -> Option<Rc<RootCell>> {
         if Local::current_id() != Some(self.client.iothread()) {
             return None;

@@ -1,0 +1,243 @@
+//! Requests in flight, noted in memory that outlives this process (vhost-user, "Inflight I/O tracking"): who takes over
+//! after it has died answers each of them once.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use millpond_ring::os::shared_memory::SharedMapping;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use vm_memory::{Bytes, VolatileMemory, VolatileSlice};
+
+use super::message::InFlightArea;
+
+/// Bytes of a queue's part before its descriptors.
+const HEAD: usize = 16;
+/// Bytes of a descriptor's place.
+const PLACE: usize = 16;
+/// The parts of queues begin at multiples of this, in bytes.
+const ALIGNMENT: usize = 64;
+/// The version of the layout.
+const VERSION: u16 = 1;
+
+/// Where things are in a queue's part.
+mod at {
+    pub const VERSION: usize = 8;
+    pub const COUNT: usize = 10;
+    pub const LAST: usize = 12;
+    pub const USED: usize = 14;
+    /// In a descriptor's place: whether it is in flight.
+    pub const IS_IN_FLIGHT: usize = 0;
+    /// In a descriptor's place: since when, counted in requests.
+    pub const SINCE: usize = 8;
+}
+
+/// The part of a queue with so many descriptors, in bytes.
+const fn part(queue_size: u16) -> usize {
+    (HEAD + PLACE * queue_size as usize).next_multiple_of(ALIGNMENT)
+}
+
+/// Why an area cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InFlightError {
+    /// It is for more queues, or larger ones, than there are.
+    #[error("an in-flight area for {queues} queues of {queue_size} descriptors")]
+    Impossible { queues: u16, queue_size: u16 },
+    /// It is too short for what it says that it holds.
+    #[error("an in-flight area of {0} bytes is too short")]
+    Short(u64),
+    /// A queue's part was written by something else than a back end.
+    #[error("the in-flight area of queue {0} is damaged")]
+    Damaged(u16),
+    /// The system refused memory or a mapping.
+    #[error("the in-flight area cannot be had: {0}")]
+    System(#[from] io::Error),
+}
+
+/// The area of all queues of a device.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    mapping: SharedMapping,
+    queues: u16,
+    queue_size: u16,
+}
+
+/// The part of one queue.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger {
+    area: Arc<InFlight>,
+    queue: u16,
+    /// The number of the next request.
+    next: u64,
+}
+
+/// What a ring is to go on with.
+#[derive(Debug, Default)]
+pub(super) struct Resumed {
+    /// The heads of requests that were begun and not answered, the oldest last.
+    pub(super) heads: Vec<u16>,
+}
+
+/// Makes an area for so many queues; the front end keeps its file.
+///
+/// # Errors
+/// The system refused it.
+pub(super) fn make(queues: u16, queue_size: u16) -> Result<(OwnedFd, InFlightArea), InFlightError> {
+    let len = part(queue_size) as u64 * u64::from(queues);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let made = || -> rustix::io::Result<OwnedFd> {
+        let file = memfd_create("millpond-inflight", flags)?;
+        ftruncate(&file, len)?;
+        fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        Ok(file)
+    };
+    let file = made().map_err(io::Error::from)?;
+    let area = InFlightArea {
+        len,
+        offset: 0,
+        queues,
+        queue_size,
+        padding: 0,
+    };
+    Ok((file, area))
+}
+
+impl InFlight {
+    /// Maps an area that a front end passed.
+    ///
+    /// # Errors
+    /// It is not for queues as a device with at most `queues` of `queue_size` has them.
+    pub(super) fn map(
+        file: OwnedFd,
+        area: &InFlightArea,
+        queues: u16,
+        queue_size: u16,
+    ) -> Result<Self, InFlightError> {
+        let possible = (1..=queues).contains(&area.queues) && (1..=queue_size).contains(&area.queue_size);
+        if !possible {
+            let (queues, queue_size) = (area.queues, area.queue_size);
+            return Err(InFlightError::Impossible { queues, queue_size });
+        }
+        let needed = part(area.queue_size) as u64 * u64::from(area.queues);
+        if area.len < needed {
+            return Err(InFlightError::Short(area.len));
+        }
+        let mapping = SharedMapping::new(file, area.offset, needed)?;
+        Ok(Self {
+            mapping,
+            queues: area.queues,
+            queue_size: area.queue_size,
+        })
+    }
+
+    fn part(&self, queue: u16) -> Option<VolatileSlice<'_>> {
+        let len = part(self.queue_size);
+        let memory = self.mapping.memory();
+        memory.get_slice(len * usize::from(queue), len).ok()
+    }
+
+    /// Whether its file was cut short.
+    pub(super) fn is_cut(&self) -> bool {
+        self.mapping.is_cut()
+    }
+
+    /// The part of a queue that begins with `queue_size` descriptors, of which `used` answers were given, and what it is to
+    /// go on with.
+    ///
+    /// # Errors
+    /// What is there is not of such a queue.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        queue: u16,
+        queue_size: u16,
+        used: u16,
+    ) -> Result<(Ledger, Resumed), InFlightError> {
+        let damaged = || InFlightError::Damaged(queue);
+        if queue >= self.queues || queue_size > self.queue_size {
+            return Err(damaged());
+        }
+        let mut ledger = Ledger {
+            area: Arc::clone(self),
+            queue,
+            next: 0,
+        };
+        let resumed = ledger.resume(queue_size, used).ok_or_else(damaged)?;
+        Ok((ledger, resumed))
+    }
+}
+
+impl Ledger {
+    /// Its bytes. It always has some: the area was mapped with room for all queues.
+    fn part(&self) -> Option<VolatileSlice<'_>> {
+        self.area.part(self.queue)
+    }
+
+    /// Whether the memory is gone.
+    pub(super) fn is_cut(&self) -> bool {
+        self.area.is_cut()
+    }
+
+    fn resume(&mut self, queue_size: u16, used: u16) -> Option<Resumed> {
+        let area = Arc::clone(&self.area);
+        let part = area.part(self.queue)?;
+        let number = |at| part.load::<u16>(at, Ordering::Acquire).ok();
+        if number(at::VERSION)? == 0 {
+            part.store(queue_size, at::COUNT, Ordering::Relaxed).ok()?;
+            part.store(used, at::USED, Ordering::Relaxed).ok()?;
+            part.store(VERSION, at::VERSION, Ordering::Release).ok()?;
+            return Some(Resumed::default());
+        }
+        if number(at::VERSION)? != VERSION || number(at::COUNT)? != queue_size {
+            return None;
+        }
+        // The last answer reached the ring, and its place was not cleared any more.
+        if number(at::USED)? != used {
+            let last = number(at::LAST).filter(|last| *last < queue_size)?;
+            part.store(0_u8, HEAD + PLACE * usize::from(last), Ordering::Relaxed)
+                .ok()?;
+            part.store(used, at::USED, Ordering::Release).ok()?;
+        }
+        let mut begun = Vec::new();
+        for head in 0..queue_size {
+            let place = HEAD + PLACE * usize::from(head);
+            if part
+                .load::<u8>(place + at::IS_IN_FLIGHT, Ordering::Relaxed)
+                .ok()?
+                == 1
+            {
+                begun.push((part.load::<u64>(place + at::SINCE, Ordering::Relaxed).ok()?, head));
+            }
+        }
+        begun.sort_unstable_by(|one, other| other.cmp(one));
+        self.next = begun.first().map_or(0, |(since, _)| since.wrapping_add(1));
+        let heads = begun.iter().map(|(_, head)| *head).collect();
+        Some(Resumed { heads })
+    }
+
+    /// A request was taken from the ring.
+    pub(super) fn begin(&mut self, head: u16) {
+        let since = self.next;
+        self.next = since.wrapping_add(1);
+        let Some(part) = self.part() else { return };
+        let place = HEAD + PLACE * usize::from(head);
+        // A head that the ring has not is refused before it comes here.
+        let _ = part.store(since, place + at::SINCE, Ordering::Relaxed);
+        let _ = part.store(1_u8, place + at::IS_IN_FLIGHT, Ordering::Release);
+    }
+
+    /// A request is about to be answered.
+    pub(super) fn answer(&self, head: u16) {
+        if let Some(part) = self.part() {
+            let _ = part.store(head, at::LAST, Ordering::Release);
+        }
+    }
+
+    /// It was, and the ring has `used` answers now.
+    pub(super) fn end(&self, head: u16, used: u16) {
+        if let Some(part) = self.part() {
+            let _ = part.store(0_u8, HEAD + PLACE * usize::from(head), Ordering::Release);
+            let _ = part.store(used, at::USED, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What each request does with the node, and what it answers.
+
+use std::rc::Rc;
+
+use millpond_engine::iothread::Local;
+use millpond_engine::node::Begun;
+use millpond_messages::error::errno::ENOMEM;
+use millpond_messages::io::{Operation, Outcome};
+use millpond_messages::{IoError, IoResult, Range, RequestFlags};
+use millpond_ring::buffer::{Buffer, Buffers};
+
+use super::bytes::{copy_all_out, copy_in, copy_out, total};
+use super::chain::Broken;
+use super::request::{Request, Status, Wish};
+use super::session::{MOST_AT_ONCE, Session};
+use crate::export::backend::ExportedNode;
+use crate::export::vhost::device::SERIAL;
+
+/// Bytes of a device's name.
+const NAME: usize = 20;
+
+/// What serves a request.
+enum Plan {
+    /// One request to the node.
+    One(Operation<Buffers>),
+    /// Several, one after the other.
+    Steps,
+    /// None: this is the answer.
+    Answered(Status),
+}
+
+/// Memory for `len` bytes, at most [`MOST_AT_ONCE`].
+fn memory(len: u64) -> Result<Buffer, IoError> {
+    let buffer = usize::try_from(len).ok().and_then(Buffer::try_alloc);
+    buffer.ok_or(IoError::from_errno(ENOMEM))
+}
+
+impl Session {
+    /// Sees to a request, up to its answer. If the node answers at once, so is the guest.
+    pub(super) fn dispatch(self: &Rc<Self>, local: &Rc<Local>, request: Request) {
+        let operation = match self.plan(&request) {
+            Ok(Plan::One(operation)) => operation,
+            Ok(Plan::Answered(status)) => return self.end(&request, Ok(status)),
+            Ok(Plan::Steps) => {
+                let session = Rc::clone(self);
+                return local.spawn(async move {
+                    let status = session.serve_in_steps(&request).await;
+                    session.end(&request, status);
+                });
+            }
+            Err(broken) => return self.end(&request, Err(broken)),
+        };
+        match ExportedNode::begin(&self.backend, operation) {
+            Begun::Ended(outcome) => self.ended(&request, outcome),
+            Begun::Pending(pending) => {
+                let session = Rc::clone(self);
+                local.spawn(async move {
+                    let outcome = pending.await;
+                    session.ended(&request, outcome);
+                });
+            }
+        }
+    }
+
+    fn plan(&self, request: &Request) -> Result<Plan, Broken> {
+        let operation = match request.wish {
+            Wish::Refused(status) => return Ok(Plan::Answered(status)),
+            Wish::Name => return self.tell_name(request).map(Plan::Answered),
+            Wish::Read(range) | Wish::Write(range) if range.len() > MOST_AT_ONCE => return Ok(Plan::Steps),
+            Wish::Read(range) => memory(range.len()).map(|buffer| read(range, buffer)),
+            Wish::Write(range) => match memory(range.len()) {
+                Ok(buffer) => Ok(self.write(request, range, buffer)?),
+                Err(error) => Err(error),
+            },
+            Wish::Flush => Ok(Operation::Flush),
+            Wish::Discard(range) => Ok(Operation::Discard { range }),
+            Wish::WriteZeroes(range, flags) => Ok(Operation::WriteZeroes {
+                range,
+                flags: flags | self.durable(),
+            }),
+        };
+        Ok(operation.map_or(Plan::Answered(Status::Failed), Plan::One))
+    }
+
+    /// What makes a write durable where the guest was told that there is no cache.
+    fn durable(&self) -> RequestFlags {
+        if self.device.has_write_cache() {
+            RequestFlags::empty()
+        } else {
+            RequestFlags::FUA
+        }
+    }
+
+    fn tell_name(&self, request: &Request) -> Result<Status, Broken> {
+        let mut name = [0; NAME];
+        let known = name.get_mut(..SERIAL.len()).unwrap_or_default();
+        known.copy_from_slice(SERIAL);
+        // The status comes behind it.
+        let room = usize::try_from(request.status_at()).unwrap_or(usize::MAX);
+        let name = name.get(..NAME.min(room)).unwrap_or_default();
+        copy_out(self.memory().space(), &request.writable, 0, name)?;
+        Ok(Status::Ok)
+    }
+
+    /// A write of what the guest has for `range`, which is a part of what its request covers.
+    fn write(
+        &self,
+        request: &Request,
+        range: Range,
+        mut buffer: Buffer,
+    ) -> Result<Operation<Buffers>, Broken> {
+        let begin = match request.wish {
+            Wish::Write(whole) => range.offset() - whole.offset(),
+            _ => 0,
+        };
+        let memory = self.memory();
+        copy_in(
+            memory.space(),
+            &request.readable,
+            Request::data() + begin,
+            &mut buffer,
+        )?;
+        Ok(Operation::Write {
+            offset: range.offset(),
+            buffers: buffer.into(),
+            flags: self.durable(),
+        })
+    }
+
+    /// The one request to the node that serves a request has ended.
+    fn ended(&self, request: &Request, outcome: Outcome<Buffers>) {
+        let (result, data) = outcome.into_parts();
+        let status = match (request.wish, result, data) {
+            (Wish::Read(_), Ok(_), Some(data)) => {
+                let copied = copy_all_out(self.memory().space(), &request.writable, 0, &data);
+                copied.map(|()| Status::Ok)
+            }
+            (Wish::Read(_), ..) | (_, Err(_), _) => Ok(Status::Failed),
+            _ => Ok(Status::Ok),
+        };
+        self.end(request, status);
+    }
+
+    /// Serves a request whose data is not held at once.
+    async fn serve_in_steps(&self, request: &Request) -> Result<Status, Broken> {
+        let (Wish::Read(whole) | Wish::Write(whole)) = request.wish else {
+            return Ok(Status::Unsupported);
+        };
+        let mut rest = whole;
+        while !rest.is_empty() {
+            let range = rest.first(MOST_AT_ONCE);
+            let Ok(buffer) = memory(range.len()) else {
+                return Ok(Status::Failed);
+            };
+            let operation = match request.wish {
+                Wish::Write(_) => self.write(request, range, buffer)?,
+                _ => read(range, buffer),
+            };
+            let (result, data) = self.backend.request(operation).await.into_parts();
+            let done: IoResult<_> = result;
+            match (request.wish, done, data) {
+                (_, Err(_), _) | (Wish::Read(_), _, None) => return Ok(Status::Failed),
+                (Wish::Read(_), _, Some(data)) => {
+                    let at = range.offset() - whole.offset();
+                    copy_all_out(self.memory().space(), &request.writable, at, &data)?;
+                }
+                _ => {}
+            }
+            rest = rest.after(range.len());
+        }
+        Ok(Status::Ok)
+    }
+
+    /// Answers a request with its status.
+    fn end(&self, request: &Request, status: Result<Status, Broken>) {
+        let written = status.and_then(|status| {
+            let at = request.status_at();
+            copy_out(self.memory().space(), &request.writable, at, &[status as u8])?;
+            // More than 4 GiB cannot be told.
+            Ok(u32::try_from(total(&request.writable)).unwrap_or(u32::MAX))
+        });
+        self.answer(request, written);
+    }
+}
+
+fn read(range: Range, buffer: Buffer) -> Operation<Buffers> {
+    Operation::Read {
+        offset: range.offset(),
+        buffers: buffer.into(),
+        flags: RequestFlags::empty(),
+    }
+}

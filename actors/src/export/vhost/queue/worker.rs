@@ -1,0 +1,291 @@
+//! A queue at work: it takes requests while its node takes them, and does what it is told meanwhile.
+
+use std::future::poll_fn;
+use std::io::{self, IoSliceMut};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use futures_channel::{mpsc, oneshot};
+use futures_core::Stream;
+use millpond_engine::iothread::{Local, yield_once};
+use millpond_engine::node::Client;
+use millpond_ring::buffer::Buffer;
+use millpond_ring::{Engine, Fd, Pending, Polled, Ring};
+use rustix::event::PollFlags;
+use rustix::io::{Errno, ReadWriteFlags, preadv2, write};
+
+use super::chain::Broken;
+use super::session::Session;
+use crate::export::backend::ExportedNode;
+use crate::export::vhost::in_flight::Resumed;
+use crate::export::vhost::vring::{Order, Ordered, Start};
+use crate::export::worker::Worker;
+
+/// So many requests are taken before other tasks of the iothread have their turn.
+const BURST: usize = 64;
+
+/// Why no more requests are taken.
+enum Stop {
+    /// The front end wants it, and is told when the last one has ended.
+    Ordered(oneshot::Sender<u16>),
+    /// Nobody is left to say anything.
+    Abandoned,
+    /// The other side breaks the rules.
+    Broken(String),
+    /// The node lives elsewhere.
+    Moved,
+}
+
+/// What a queue waits for, besides orders.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Nothing: it goes on at once.
+    Nothing,
+    /// The guest says that there are requests.
+    Kick,
+    /// An answer to one of those in flight.
+    Room,
+    /// The end of a drained section.
+    Gate,
+    /// Nothing else than orders.
+    Orders,
+}
+
+/// What a burst came to.
+enum Taken {
+    More,
+    NoRoom,
+    All,
+}
+
+/// The descriptor by which a guest says that there are requests.
+struct Kick {
+    descriptor: Fd,
+    poll: Option<Pending<Polled>>,
+}
+
+impl Kick {
+    /// Whether the guest has said so since it was asked last.
+    fn poll(&mut self, ring: &Ring, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let events = u32::from(PollFlags::IN.bits());
+            let poll = self
+                .poll
+                .get_or_insert_with(|| ring.poll(&self.descriptor, events));
+            let Poll::Ready(polled) = Pin::new(poll).poll(context) else {
+                return Poll::Pending;
+            };
+            self.poll = None;
+            if let Err(error) = polled {
+                return Poll::Ready(Err(error));
+            }
+            // The other side may have been quicker, and has the same descriptor: it must never be waited for here.
+            let mut count = [0; 8];
+            let mut room = [IoSliceMut::new(&mut count)];
+            match preadv2(&self.descriptor, &mut room, u64::MAX, ReadWriteFlags::NOWAIT) {
+                Ok(8) => return Poll::Ready(Ok(())),
+                Ok(_) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+}
+
+/// A queue on its iothread.
+struct Queue {
+    local: Rc<Local>,
+    session: Rc<Session>,
+    kick: Kick,
+    enabled: bool,
+    resumed: Resumed,
+    orders: mpsc::UnboundedReceiver<Ordered>,
+}
+
+impl Queue {
+    async fn run(&mut self) -> Stop {
+        loop {
+            let session = Rc::clone(&self.session);
+            let reason = if !self.enabled {
+                For::Orders
+            } else if !session.backend.is_open() {
+                For::Gate
+            } else if session.backend.has_moved() {
+                return Stop::Moved;
+            } else {
+                match self.take() {
+                    Ok(Taken::More) => {
+                        yield_once().await;
+                        For::Nothing
+                    }
+                    Ok(Taken::NoRoom) => For::Room,
+                    Ok(Taken::All) => For::Kick,
+                    Err(_) if session.is_cut() => return Stop::Broken(Broken::Cut.to_string()),
+                    Err(broken) => return Stop::Broken(broken.to_string()),
+                }
+            };
+            match self.wait(reason).await {
+                Ok(Some((Order::Stop, reply))) => return Stop::Ordered(reply),
+                Ok(Some((order, reply))) => {
+                    self.obey(order);
+                    // Who asked has gone, if it is not heard.
+                    let _ = reply.send(self.session.taken());
+                }
+                Ok(None) => {}
+                Err(stop) => return stop,
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Enable(enabled) => self.enabled = enabled,
+            Order::Call(call) => self.session.set_call(call),
+            Order::Memory(memory, places) => self.session.set_memory(memory, &places),
+            Order::Stop => self.enabled = false,
+        }
+    }
+
+    /// Begins requests that are on the ring, while the node takes them.
+    fn take(&mut self) -> Result<Taken, Broken> {
+        self.session.wakes()?;
+        for _ in 0..BURST {
+            if !self.session.backend.is_open() {
+                return Ok(Taken::More);
+            }
+            if !self.session.has_room() {
+                return Ok(Taken::NoRoom);
+            }
+            let request = match self.resumed.heads.pop() {
+                Some(head) => self.session.begin(head)?,
+                None => match self.session.next()? {
+                    Some(request) => request,
+                    None if self.session.sleeps()? => return Ok(Taken::All),
+                    None => continue,
+                },
+            };
+            self.session.dispatch(&self.local, request);
+        }
+        Ok(Taken::More)
+    }
+
+    /// Waits for an order, or for something else; nothing if that has come.
+    async fn wait(&mut self, reason: For) -> Result<Option<Ordered>, Stop> {
+        poll_fn(|context| self.poll_wait(reason, context)).await
+    }
+
+    fn poll_wait(&mut self, reason: For, context: &mut Context<'_>) -> Poll<Result<Option<Ordered>, Stop>> {
+        match Pin::new(&mut self.orders).poll_next(context) {
+            Poll::Ready(Some(ordered)) => return Poll::Ready(Ok(Some(ordered))),
+            Poll::Ready(None) => return Poll::Ready(Err(Stop::Abandoned)),
+            Poll::Pending => {}
+        }
+        let session = &self.session;
+        session.watch(context.waker());
+        if let Some(broken) = session.broken() {
+            return Poll::Ready(Err(Stop::Broken(broken.to_string())));
+        }
+        let ready = match reason {
+            For::Nothing => true,
+            For::Orders => false,
+            For::Room => session.has_room(),
+            For::Gate => session.backend.watch_open(context.waker()),
+            For::Kick => match self.kick.poll(self.local.ring(), context) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(Stop::Broken(format!("the kick descriptor failed: {error}"))));
+                }
+                Poll::Pending => false,
+            },
+        };
+        if ready {
+            Poll::Ready(Ok(None))
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// Tells the guest of answers until no more come.
+async fn tell(session: Rc<Session>, local: Rc<Local>) {
+    let ring = local.ring();
+    let one = 1_u64.to_ne_bytes();
+    let mut kept = None;
+    while let Some(call) = session.call_is_due().await {
+        if ring.engine() == Engine::Uring {
+            let one = kept.take().unwrap_or_else(|| Buffer::from_slice(&one).into());
+            let mut written = ring.write_at(&call, one, 0, false);
+            // The other side may have filled the counter up: then it is waited for only as long as nothing else is.
+            kept = poll_fn(|context| match Pin::new(&mut written).poll(context) {
+                Poll::Ready((_, one)) => Poll::Ready(Some(one)),
+                Poll::Pending if session.is_call_over(&call, context.waker()) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            })
+            .await;
+        }
+        if kept.is_none() {
+            // It does not wait. A counter that is full tells as much.
+            let _ = write(&call, &one);
+        }
+    }
+}
+
+impl Worker for Start {
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    async fn serve(self, local: Rc<Local>) -> Option<Self> {
+        if self.client.iothread() != local.id() {
+            // The node has moved while the queue was on its way.
+            return Some(self);
+        }
+        let Self {
+            index,
+            client,
+            ring,
+            enabled,
+            kick,
+            resumed,
+            orders,
+            faults,
+        } = self;
+        let session = Rc::new(Session::new(client.here(), ring));
+        let told = local.spawn_task(tell(Rc::clone(&session), Rc::clone(&local)));
+        let mut queue = Queue {
+            local,
+            session: Rc::clone(&session),
+            kick: Kick {
+                descriptor: Fd::clone(&kick),
+                poll: None,
+            },
+            enabled,
+            resumed,
+            orders,
+        };
+        let stop = queue.run().await;
+        session.settled().await;
+        session.close();
+        told.await;
+        match stop {
+            Stop::Moved => {
+                return Some(Self {
+                    index,
+                    client,
+                    ring: session.take_apart(),
+                    enabled: queue.enabled,
+                    kick,
+                    resumed: queue.resumed,
+                    orders: queue.orders,
+                    faults,
+                });
+            }
+            // Whoever is not heard has gone.
+            Stop::Ordered(reply) => drop(reply.send(session.taken())),
+            Stop::Broken(why) => drop(faults.unbounded_send((index, why))),
+            Stop::Abandoned => {}
+        }
+        None
+    }
+}

@@ -1,0 +1,226 @@
+//! A queue as it is set up by messages, and what it is told while it runs on an iothread.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use futures_channel::{mpsc, oneshot};
+use millpond_engine::node::Client;
+use millpond_ring::Fd;
+use millpond_ring::os::shared_memory::GuestMemory;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
+
+use super::device::Device;
+use super::in_flight::{InFlight, InFlightError, Ledger, Resumed};
+use super::message::VringAddresses;
+
+/// The most descriptors of a queue.
+pub(super) const MAX_QUEUE_SIZE: u16 = 1024;
+
+/// Why a queue cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum VringError {
+    /// Its size is none that queues have.
+    #[error("queue {0} cannot have {1} descriptors")]
+    Size(u32, u32),
+    /// Something was not said before it was to start.
+    #[error("queue {0} is to start, but {1} was not set")]
+    Unset(u32, &'static str),
+    /// One of its parts is not in the guest's memory, or not aligned.
+    #[error("the {1} of queue {0} is at 0x{2:x}, where it cannot be")]
+    Place(u32, &'static str, u64),
+    /// Its part of the in-flight area cannot be used.
+    #[error(transparent)]
+    InFlight(#[from] InFlightError),
+}
+
+/// Where the parts of a ring are, as the guest counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RingPlaces {
+    descriptors: GuestAddress,
+    available: GuestAddress,
+    used: GuestAddress,
+}
+
+/// What a queue on its iothread is told to do. Each is answered when it was done.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Take requests, or none.
+    Enable(bool),
+    /// Say by this that there are answers.
+    Call(Option<Fd>),
+    /// The guest's memory is this now.
+    Memory(Arc<GuestMemory>, RingPlaces),
+    /// Take no more requests; answered when those in flight have ended.
+    Stop,
+}
+
+/// An order, and how it is answered: with the number of requests that were taken from the ring, modulo 65536.
+pub(super) type Ordered = (Order, oneshot::Sender<u16>);
+
+/// What a queue says by itself: it cannot go on, because the other side breaks the rules.
+pub(super) type Fault = (u16, String);
+
+/// A queue that runs, as the control thread knows it.
+#[derive(Debug)]
+pub(super) struct Running {
+    orders: mpsc::UnboundedSender<Ordered>,
+}
+
+impl Running {
+    /// Has it do something, and waits until it is done; `None` if the queue has ended by itself.
+    pub(super) async fn order(&self, order: Order) -> Option<u16> {
+        let (reply, done) = oneshot::channel();
+        self.orders.unbounded_send((order, reply)).ok()?;
+        done.await.ok()
+    }
+}
+
+/// A queue in the words of the front end.
+#[derive(Debug, Default)]
+pub(super) struct Vring {
+    pub(super) size: Option<u16>,
+    pub(super) addresses: Option<VringAddresses>,
+    pub(super) base: u16,
+    pub(super) call: Option<Fd>,
+    pub(super) enabled: bool,
+    pub(super) running: Option<Running>,
+}
+
+/// A ring, and what its requests and answers need.
+#[derive(Debug)]
+pub(super) struct Ring {
+    pub(super) device: Arc<Device>,
+    pub(super) memory: Arc<GuestMemory>,
+    pub(super) queue: Queue,
+    pub(super) ledger: Option<Ledger>,
+    /// The guest is told here that there are answers.
+    pub(super) call: Option<Fd>,
+}
+
+/// A queue that goes to an iothread. While this value exists nothing of it is in flight.
+pub(super) struct Start {
+    pub(super) index: u16,
+    pub(super) client: Client,
+    pub(super) ring: Ring,
+    pub(super) enabled: bool,
+    /// The guest writes here when there are requests.
+    pub(super) kick: Fd,
+    /// Requests to begin with, which an earlier back end did not answer.
+    pub(super) resumed: Resumed,
+    pub(super) orders: mpsc::UnboundedReceiver<Ordered>,
+    pub(super) faults: mpsc::UnboundedSender<Fault>,
+}
+
+/// What a queue starts with besides its own settings.
+pub(super) struct Surroundings<'a> {
+    pub(super) client: &'a Client,
+    pub(super) device: &'a Arc<Device>,
+    pub(super) memory: Option<&'a Arc<GuestMemory>>,
+    pub(super) in_flight: Option<&'a Arc<InFlight>>,
+    pub(super) event_idx: bool,
+    pub(super) faults: &'a mpsc::UnboundedSender<Fault>,
+}
+
+impl RingPlaces {
+    /// Where the parts of ring `index` are in a guest's memory.
+    ///
+    /// # Errors
+    /// One is not in it, or not aligned.
+    pub(super) fn find(
+        index: u32,
+        memory: &GuestMemory,
+        addresses: &VringAddresses,
+    ) -> Result<Self, VringError> {
+        let find = |what, user: u64, alignment: u64| {
+            let found = memory.guest_address(user);
+            let aligned = found.filter(|address| address.0.is_multiple_of(alignment));
+            aligned.ok_or(VringError::Place(index, what, user))
+        };
+        Ok(Self {
+            descriptors: find("descriptor table", addresses.descriptors, 16)?,
+            available: find("available ring", addresses.available, 2)?,
+            used: find("used ring", addresses.used, 4)?,
+        })
+    }
+
+    /// Has a queue look for its parts there. Their alignment was checked.
+    pub(super) fn put(&self, queue: &mut Queue) {
+        let halves = |address: GuestAddress| (Some(address.0 as u32), Some((address.0 >> 32) as u32));
+        let (low, high) = halves(self.descriptors);
+        queue.set_desc_table_address(low, high);
+        let (low, high) = halves(self.available);
+        queue.set_avail_ring_address(low, high);
+        let (low, high) = halves(self.used);
+        queue.set_used_ring_address(low, high);
+    }
+}
+
+impl Vring {
+    /// Where its parts are in a guest's memory.
+    ///
+    /// # Errors
+    /// Nobody has said, or they cannot be there.
+    pub(super) fn places(&self, index: u32, memory: &GuestMemory) -> Result<RingPlaces, VringError> {
+        let addresses = self.addresses.as_ref();
+        let addresses = addresses.ok_or(VringError::Unset(index, "where its ring is"))?;
+        RingPlaces::find(index, memory, addresses)
+    }
+
+    /// The queue, ready to run with requests told of by `kick`.
+    ///
+    /// # Errors
+    /// Something was not said, or cannot be.
+    pub(super) fn start(
+        &mut self,
+        index: u16,
+        kick: OwnedFd,
+        around: &Surroundings<'_>,
+    ) -> Result<Start, VringError> {
+        let number = u32::from(index);
+        let memory = around
+            .memory
+            .ok_or(VringError::Unset(number, "the guest's memory"))?;
+        let size = self.size.ok_or(VringError::Unset(number, "its size"))?;
+        let places = self.places(number, memory)?;
+        let mut queue =
+            Queue::new(MAX_QUEUE_SIZE).map_err(|_| VringError::Size(number, MAX_QUEUE_SIZE.into()))?;
+        queue.set_size(size);
+        places.put(&mut queue);
+        queue.set_event_idx(around.event_idx);
+        queue.set_ready(true);
+        if !queue.is_valid(memory.space()) {
+            let at = self.addresses.map_or(0, |addresses| addresses.descriptors);
+            return Err(VringError::Place(number, "ring", at));
+        }
+        let used = queue.used_idx(memory.space(), std::sync::atomic::Ordering::Acquire);
+        let used = used.map_err(|_| VringError::Place(number, "used ring", 0))?.0;
+        queue.set_next_used(used);
+        queue.set_next_avail(self.base);
+        let (mut ledger, mut resumed) = (None, Resumed::default());
+        if let Some(area) = around.in_flight {
+            let opened = area.open(index, size, used)?;
+            (ledger, resumed) = (Some(opened.0), opened.1);
+            // Whatever the front end believes: these were taken, and those before them answered.
+            queue.set_next_avail(used.wrapping_add(resumed.heads.len() as u16));
+        }
+        let (sender, orders) = mpsc::unbounded();
+        self.running = Some(Running { orders: sender });
+        Ok(Start {
+            index,
+            client: around.client.clone(),
+            ring: Ring {
+                device: Arc::clone(around.device),
+                memory: Arc::clone(memory),
+                queue,
+                ledger,
+                call: self.call.clone(),
+            },
+            enabled: self.enabled,
+            kick: Arc::new(kick),
+            resumed,
+            orders,
+            faults: around.faults.clone(),
+        })
+    }
+}
