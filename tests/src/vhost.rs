@@ -544,12 +544,12 @@ impl FrontEnd {
             &words(&[number.into()]),
             &[queue.call.as_fd()],
         );
+        self.tell(message::SET_VRING_ENABLE, &state(number, 1), &[]);
         self.tell(
             message::SET_VRING_KICK,
             &words(&[number.into()]),
             &[queue.kick.as_fd()],
         );
-        self.tell(message::SET_VRING_ENABLE, &state(number, 1), &[]);
     }
 
     /// Stops a queue; how many requests it has taken.

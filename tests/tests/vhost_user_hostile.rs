@@ -576,3 +576,79 @@ fn descriptors_that_are_no_counters_harm_nobody() {
     }
     assert_eq!(front_end.stop_queue(&queue), 1);
 }
+
+/// A descriptor's address, length, flags and successor at random, most of them near what makes sense.
+fn random_descriptor(random: &mut fastrand::Rng) -> (Piece, u16) {
+    let address = match random.u8(..8) {
+        0 => random.u64(..),
+        1 => GUEST + MEMORY - random.u64(..64),
+        2 => GUEST + random.u64(..8 * 65536),
+        _ => DATA + 16 * random.u64(..1024),
+    };
+    let len = match random.u8(..8) {
+        0 => random.u32(..),
+        1 => 0,
+        2..5 => 16,
+        5 => 1,
+        _ => 512 * random.u32(..64),
+    };
+    let flags = if random.u8(..16) == 0 {
+        random.u16(..)
+    } else {
+        random.u16(..4)
+    };
+    let next = if random.u8(..16) == 0 {
+        random.u16(..)
+    } else {
+        random.u16(..QUEUE_SIZE)
+    };
+    ((address, len, flags), next)
+}
+
+#[test]
+fn random_rings_harm_nobody_but_their_guest() {
+    let mut daemon = exporting();
+    let mut ended = 0;
+    for seed in 0..100 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut front_end = connect(&daemon);
+        let mut queue = front_end.start_queue(0);
+        for number in 0..64 {
+            let kind = [
+                kind::IN,
+                kind::OUT,
+                kind::FLUSH,
+                kind::GET_ID,
+                kind::DISCARD,
+                kind::WRITE_ZEROES,
+                7,
+            ];
+            let (at, _, _) = front_end
+                .guest
+                .header(*random.choice(&kind).unwrap(), random.u64(..2048));
+            assert_eq!(at, DATA + 16 * number);
+        }
+        for index in 0..u64::from(QUEUE_SIZE) {
+            let (piece, next) = random_descriptor(&mut random);
+            front_end.guest.descriptor(GUEST + 16 * index, piece, next);
+        }
+        for _ in 0..random.u16(1..64) {
+            let head = if random.u8(..64) == 0 {
+                random.u16(..)
+            } else {
+                random.u16(..QUEUE_SIZE)
+            };
+            queue.offer(&front_end.guest, head);
+        }
+        queue.kick();
+        // What was taken by then is served to its end, or the connection is.
+        let stop = front_end.try_ask(message::GET_VRING_BASE, 1, &state(0, 0), &[]);
+        ended += usize::from(stop.is_err());
+    }
+    assert!(
+        (1..100).contains(&ended),
+        "{ended} of 100 were disconnected: the rings are not random enough"
+    );
+    daemon.assert_running();
+    is_served(&daemon);
+}

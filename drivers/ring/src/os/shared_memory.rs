@@ -4,6 +4,9 @@
 //! next look at it raises SIGBUS, which ends a process that is not prepared for it. Here each mapping is noted in a table
 //! that a handler of the signal looks at: a mapping whose file is gone becomes zeroes of this process alone, and
 //! [`SharedMapping::is_cut`] says so from then on. A SIGBUS anywhere else is left to whoever had it before.
+//!
+//! A file whose pages come from another program or another machine is not mapped: whoever serves it could let the thread
+//! that looks at a page wait forever.
 
 use std::fs::File;
 use std::io;
@@ -12,6 +15,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use rustix::fs::fstatfs;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// How many mappings a process can have at once.
@@ -32,6 +36,17 @@ static TABLE: [Place; PLACES] = [const {
         cut: AtomicBool::new(false),
     }
 }; PLACES];
+
+/// File systems whose pages come from elsewhere, by the kernel's numbers: FUSE, NFS, SMB (two), 9p, Ceph, AFS.
+const REMOTE: [u64; 7] = [
+    0x6573_5546,
+    0x6969,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+];
 
 /// What was done about SIGBUS before.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
@@ -88,8 +103,13 @@ impl SharedMapping {
     /// Maps `len` bytes of a file from `offset` on.
     ///
     /// # Errors
-    /// The file cannot be mapped, or too much is mapped already. One that is shorter is cut from the start.
+    /// The file cannot be mapped, its pages come from elsewhere, or too much is mapped already. One that is shorter is cut
+    /// from the start.
     pub fn new(file: OwnedFd, offset: u64, len: u64) -> io::Result<Self> {
+        // The number has 32 bits, with a sign on some machines.
+        if REMOTE.contains(&(fstatfs(&file)?.f_type as u64 & u64::from(u32::MAX))) {
+            return Err(io::Error::other("its pages come from another program or machine"));
+        }
         prepare_for_cuts()?;
         let size = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         let region = MmapRegion::from_file(FileOffset::new(File::from(file), offset), size);
@@ -212,7 +232,7 @@ fn prepare_for_cuts() -> io::Result<()> {
     // SAFETY: it is numbers and a set of bits, of which all zero is a value; the mask is of no signal.
     let action = unsafe { action.assume_init_mut() };
     action.sa_sigaction = bus_error as extern "C" fn(_, _, _) as usize;
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
     // SAFETY: `action` names a handler that is safe to run at any time (see there), and `before` has room for the answer.
     if unsafe { libc::sigaction(libc::SIGBUS, action, before.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
