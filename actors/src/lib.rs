@@ -154,5 +154,7 @@ mod object;
 pub mod qmp;
 #[cfg(feature = "daemon")]
 mod socket;
+#[cfg(feature = "daemon")]
+mod tls;
 
 pub use millpond_engine::{delay, iothread, node};

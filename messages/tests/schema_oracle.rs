@@ -118,7 +118,7 @@ impl Comparison {
 }
 
 /// Types of objects that QEMU does not have, or has since a later version than the recorded one.
-const OWN: &[&str] = &["chaos", "monitor-qmp"];
+const OWN: &[&str] = &["authz-list-file", "chaos", "monitor-qmp"];
 
 /// Commands and members that QEMU has since a later version than the recorded one.
 const NEWER: &[&str] = &["qom-list-get", "target-is-zero", "on-cbw-error"];

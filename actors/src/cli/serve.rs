@@ -248,10 +248,7 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
             daemon.add_monitor(&options, Commands::of(daemon))?;
         }
         Name::NbdServer => {
-            daemon
-                .exports()
-                .start_server(&checked(daemon, value, None)?)
-                .await?;
+            qmp::export::start_server(daemon.clone(), &checked(daemon, value, None)?).await?;
         }
         Name::Object => return object(daemon, value).await,
         Name::Trace => {

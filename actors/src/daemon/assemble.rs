@@ -5,6 +5,7 @@ use crate::export::ExportRegistry;
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use crate::monitor::EventBus;
 use crate::object::Site;
+use crate::tls::TlsRegistry;
 use millpond_drivers::api::Registry;
 use millpond_messages::graph::IothreadOptions;
 use millpond_ring::Engine;
@@ -48,12 +49,14 @@ impl Daemon {
         let secrets = config.registry.secrets().clone();
         let (_, graph) = Graph::start(config)?;
         let events = EventBus::default();
-        let exports = ExportRegistry::new(graph.clone(), events.clone());
+        let tls = TlsRegistry::default();
+        let exports = ExportRegistry::new(graph.clone(), events.clone(), tls.clone());
         let announcements = graph.listen();
         let site = Site {
             graph: graph.clone(),
             throttle_groups,
             secrets,
+            tls: tls.clone(),
         };
         let daemon = Self::new(site, exports, events, extra_drivers);
         daemon.announce(announcements);

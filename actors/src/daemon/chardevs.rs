@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::Daemon;
 use crate::monitor::chardev::{
-    Backend, ChardevOptions, Lease, Mux, Opened, Ring, Shelf, asked, bytes_of, text_of,
+    Backend, ChardevOptions, Lease, Mux, Opened, Ring, Shelf, Socket, asked, bytes_of, text_of,
 };
 use crate::monitor::{Dispatch, Monitor};
 
@@ -161,11 +161,26 @@ impl Daemon {
         Ok(pty)
     }
 
+    /// The error for a device that was to be inside TLS, by credentials of this id.
+    fn no_tls(&self, id: &str) -> QmpError {
+        let found = self.site().tls.credentials.find(id);
+        QmpError::generic(match found {
+            Some(_) => "TLS is not supported for character devices".to_owned(),
+            None => format!("No TLS credentials with id '{id}'"),
+        })
+    }
+
     async fn open_chardev(
         &self,
         options: &ChardevOptions,
         waiting: impl FnOnce(String),
     ) -> Result<(Slot, Option<String>), QmpError> {
+        if let Backend::Socket(Socket {
+            tls_creds: Some(id), ..
+        }) = &options.backend
+        {
+            return Err(self.no_tls(id));
+        }
         let opened = Opened::open(options, waiting).await.map_err(QmpError::generic)?;
         let device = match &options.backend {
             Backend::Mux(base) => {

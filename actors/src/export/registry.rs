@@ -23,6 +23,7 @@ use super::watched::Watched;
 use super::{nbd, vhost};
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
+use crate::tls::TlsRegistry;
 
 /// How long the removal of an export may take before the log names what it waits for; and then, how long an iothread has to
 /// say so.
@@ -112,13 +113,12 @@ fn error(kind: ErrorKind, text: impl Into<String>) -> Error {
 }
 
 impl ExportRegistry {
-    /// An empty registry, on the current actix arbiter.
-    #[must_use]
-    pub fn new(graph: GraphHandle, events: EventBus) -> Self {
+    /// An empty registry, on the current actix arbiter, whose server finds credentials in `tls`.
+    pub(crate) fn new(graph: GraphHandle, events: EventBus, tls: TlsRegistry) -> Self {
         Self(Rc::new(Inner {
             graph,
             events,
-            nbd: NbdServer::new(),
+            nbd: NbdServer::new(tls),
             state: Watched::default(),
         }))
     }

@@ -11,6 +11,7 @@ use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 
 use crate::graph::GraphHandle;
+use crate::tls::TlsRegistry;
 
 /// A kind of object.
 pub(crate) struct Kind {
@@ -34,6 +35,7 @@ pub(crate) struct Site {
     pub(crate) graph: GraphHandle,
     pub(crate) throttle_groups: Groups,
     pub(crate) secrets: Secrets,
+    pub(crate) tls: TlsRegistry,
 }
 
 /// What an object does to its site.

@@ -7,6 +7,7 @@
 //! ```
 //! An object is a value: what it stands for (a thread, a group, a policy) is in the [`Site`].
 
+mod authz;
 mod chaos;
 mod event_loop;
 mod iothread;
@@ -16,6 +17,7 @@ mod monitor_qmp;
 mod secret;
 mod secret_keyring;
 mod throttle_group;
+mod tls_creds;
 
 use std::rc::Rc;
 
@@ -24,9 +26,13 @@ use millpond_messages::saved::{SavedObject, SavedOptions};
 use serde_json::Value;
 
 pub(crate) use kind::{Kind, ObjectMonitor, Site, UserObject};
+pub(crate) use tls_creds::PARENT as TLS_CREDENTIALS;
 
 /// The kinds of objects, in the order in which types are listed.
 pub(crate) const KINDS: &[Kind] = &[
+    authz::LIST,
+    authz::LIST_FILE,
+    authz::SIMPLE,
     iothread::KIND,
     main_loop::KIND,
     monitor_qmp::KIND,
@@ -34,6 +40,9 @@ pub(crate) const KINDS: &[Kind] = &[
     secret::KIND,
     secret_keyring::KIND,
     throttle_group::KIND,
+    tls_creds::ANON,
+    tls_creds::PSK,
+    tls_creds::X509,
 ];
 
 /// The kind that users call `name`.
@@ -48,6 +57,12 @@ pub(crate) fn find_kind(name: &str) -> Option<&'static Kind> {
 pub(crate) fn make(mut options: Object) -> Result<Rc<dyn UserObject>, QmpError> {
     let name = options.shift_remove("qom-type");
     let name = name.as_ref().and_then(Value::as_str).unwrap_or_default();
+    // QEMU's schema calls one of its types otherwise than itself.
+    let name = if name == "authz-listfile" {
+        "authz-list-file"
+    } else {
+        name
+    };
     let kind = find_kind(name).ok_or_else(|| QmpError::generic(format!("invalid object type: {name}")))?;
     (kind.make)(options)
 }

@@ -1,12 +1,15 @@
 //! Exports, and the NBD server.
 
+use std::rc::Rc;
+
 use crate::daemon::Daemon;
+use crate::object::{TLS_CREDENTIALS, UserObject, find_kind};
 use millpond_messages::graph::FindNode;
-use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockDirtyBitmapOrStr, BlockExportDel, BlockExportInfo, BlockExportKind, BlockExportOptions,
     NbdExportOptions, NbdServerAddOptions, NbdServerRemove, NbdServerStart, NbdServerStop, QueryBlockExports,
 };
+use millpond_messages::qapi::{NbdServerOptions, QmpError};
 
 pub(crate) async fn add(daemon: Daemon, options: BlockExportOptions) -> Result<(), QmpError> {
     Ok(daemon.exports().add(&options).await?)
@@ -22,7 +25,20 @@ pub(super) async fn query(daemon: Daemon, _: QueryBlockExports) -> Result<Vec<Bl
 }
 
 pub(super) async fn server_start(daemon: Daemon, start: NbdServerStart) -> Result<(), QmpError> {
-    Ok(daemon.exports().start_server(&start.into()).await?)
+    start_server(daemon, &start.into()).await
+}
+
+/// Starts the NBD server, with credentials if they are named.
+pub(crate) async fn start_server(daemon: Daemon, options: &NbdServerOptions) -> Result<(), QmpError> {
+    if let Some(id) = &options.tls_creds {
+        let parent = |object: &Rc<dyn UserObject>| find_kind(object.kind()).map(|kind| kind.parent);
+        let named = daemon.objects(|objects| objects.find(id).and_then(parent));
+        if named.is_some_and(|parent| parent != TLS_CREDENTIALS) {
+            let text = format!("Object with id '{id}' is not TLS credentials");
+            return Err(QmpError::generic(text));
+        }
+    }
+    Ok(daemon.exports().start_server(options).await?)
 }
 
 /// The deprecated form of `block-export-add`.

@@ -17,6 +17,8 @@ type Row = (&'static str, bool, Option<&'static str>);
 const BEFORE: &[Row] = &[("container", false, Some("object"))];
 const AFTER: &[Row] = &[
     (LOOP, true, Some("object")),
+    ("authz", true, Some("object")),
+    ("tls-creds", true, Some("object")),
     ("user-creatable", true, Some("interface")),
     ("object", true, None),
     ("interface", true, None),

@@ -66,7 +66,7 @@ impl Secrets {
     ///
     /// # Errors
     /// There is no such secret, or it is no text.
-    pub(crate) fn password(&self, id: &str) -> Result<Password> {
+    pub fn password(&self, id: &str) -> Result<Password> {
         let secret = self.find(id)?;
         if std::str::from_utf8(&secret.0).is_err() {
             let text = format!("Data from secret {id} is not valid UTF-8");
@@ -90,7 +90,7 @@ impl Secrets {
 
 /// A secret that is text.
 #[derive(Debug, Clone)]
-pub(crate) struct Password(Arc<Secret>);
+pub struct Password(Arc<Secret>);
 
 impl Password {
     /// The bytes of the text.

@@ -82,8 +82,8 @@ pub enum SavedStanding {
         received: Vec<u8>,
     },
     /// A request of it has come in part, or its reply has not gone out to its last byte: because the client is slow, or a
-    /// node below does not answer. Only this server can go on with it. Whoever takes over leaves the connection here until
-    /// it stands between two requests, or cuts it.
+    /// node below does not answer. Or it is inside TLS, whose keys are not handed over. Only this server can go on with it.
+    /// Whoever takes over leaves the connection here until it stands between two requests, or cuts it.
     Inside,
 }
 

@@ -13,7 +13,8 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("image", &["graph"]),
     ("embed", &["graph"]),
     ("disk", &["graph", "image", "embed"]),
-    ("object", &["graph"]),
+    ("tls", &[]),
+    ("object", &["graph", "tls"]),
     ("monitor", &["log", "socket"]),
 ];
 

@@ -55,6 +55,8 @@ pub struct Choice<K> {
 pub struct Connected<K> {
     /// What it is connected by.
     pub socket: Fd,
+    /// It is served inside TLS.
+    pub inside_tls: bool,
     /// Who it is, for people.
     pub peer: String,
     /// What it has chosen.
@@ -79,12 +81,13 @@ impl<K> Default for Connections<K> {
 }
 
 impl<K: Copy + PartialEq> Connections<K> {
-    /// A client has come.
-    pub fn insert(&mut self, id: ConnectionId, socket: Fd) {
+    /// A client has come, to be served inside TLS or in the clear.
+    pub fn insert(&mut self, id: ConnectionId, socket: Fd, inside_tls: bool) {
         let peer = peer(&socket);
         tracing::info!(connection = id.0, peer, "an NBD client is connected");
         let connected = Connected {
             socket,
+            inside_tls,
             peer,
             chosen: None,
             home: None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use millpond_messages::qapi::{
     DEFAULT_HANDSHAKE_MAX_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServerOptions, SocketAddress,
 };
-use millpond_messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, Result};
 use millpond_ring::Fd;
 use rustix::io::ioctl_fionbio;
 use rustix::net::{SocketFlags, accept_with, sockopt};
@@ -22,6 +22,7 @@ use super::handshake::Negotiated;
 use super::handshake::negotiate::{Chosen, Failed, negotiate};
 use super::offer::Catalogue;
 use super::place::{Member, Placed};
+use super::secure::{TlsChannel, TlsServer};
 use super::transmission::budget::{MAX_SHARED, Pool};
 use super::transmission::connection::{Account, Closing};
 use super::transport::{Channel, Link, PlainChannel};
@@ -33,8 +34,8 @@ use millpond_ring::os::process::watched;
 
 /// What the server's tasks need of the exports.
 pub trait Exporter: Catalogue + Clone + 'static {
-    /// A client has begun its handshake on this socket.
-    fn connected(&self, id: ConnectionId, socket: Fd);
+    /// A client has begun its handshake on this socket. It is served inside TLS or in the clear.
+    fn connected(&self, id: ConnectionId, socket: Fd, inside_tls: bool);
     /// It has chosen an export, and agreed on this: the hold on the node, unless the export is gone by now.
     fn chose(&self, id: ConnectionId, negotiated: &Negotiated) -> Option<Client>;
 }
@@ -59,6 +60,8 @@ struct AcceptRules {
     patience: Option<Duration>,
     reports: UnboundedSender<(ConnectionId, Report)>,
     held: watch::Receiver<bool>,
+    /// By which clients are served inside TLS, and not otherwise.
+    tls: Option<TlsServer>,
 }
 
 /// Ends a connection's account when dropped, on whatever thread.
@@ -116,24 +119,18 @@ thread_local! {
 }
 
 impl Listener {
-    /// Listens, and serves `exports` to whoever connects, but not while `held` says true. Where each connection is served and
-    /// how it ends is reported over `reports`.
+    /// Listens, and serves `exports` to whoever connects, inside TLS if there is `tls`, but not while `held` says true. Where
+    /// each connection is served and how it ends is reported over `reports`.
     ///
     /// # Errors
-    /// QEMU's texts: an option that is not supported, or an address that cannot be listened on.
+    /// QEMU's texts: an address that cannot be listened on.
     pub async fn start(
         options: &NbdServerOptions,
         exports: impl Exporter,
         reports: UnboundedSender<(ConnectionId, Report)>,
         held: watch::Receiver<bool>,
+        tls: Option<TlsServer>,
     ) -> Result<Self> {
-        if let Some(id) = &options.tls_creds {
-            // There are no objects of that kind.
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!("No TLS credentials with id '{id}'"),
-            ));
-        }
         let max_connections = options.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
         let slots = match max_connections {
             0 => Semaphore::MAX_PERMITS,
@@ -152,6 +149,7 @@ impl Listener {
             patience,
             reports,
             held,
+            tls,
         };
         let Listeners { sockets, file } = listen(&options.addr).await?;
         let mut listener = Self {
@@ -254,21 +252,42 @@ fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, r
     let socket: Fd = Arc::new(socket);
     // A unix socket has no such option.
     let _ = sockopt::set_tcp_nodelay(&socket, true);
-    exports.connected(id, Arc::clone(&socket));
+    exports.connected(id, Arc::clone(&socket), rules.tls.is_some());
     let (exports, patience) = (exports.clone(), rules.patience);
-    actix_rt::spawn(async move {
-        let welcome = welcome(socket, &exports, &guard);
-        let chosen = match patience {
-            Some(patience) => tokio::time::timeout(patience, welcome).await,
-            None => Ok(welcome.await),
-        };
-        match chosen {
-            Ok(Ok((chosen, client, link))) => chosen.into_place(client, link, guard),
-            Ok(Err(Failed::Gone)) => guard.close(Ending::Left),
-            Ok(Err(error)) => guard.close(Ending::Refused(error.to_string())),
-            Err(_elapsed) => guard.close(Ending::Refused("the handshake took too long".to_owned())),
-        }
-    });
+    match rules.tls.clone() {
+        None => drop(actix_rt::spawn(admit(
+            PlainChannel::new(socket),
+            exports,
+            guard,
+            patience,
+        ))),
+        Some(tls) => drop(actix_rt::spawn(admit(
+            TlsChannel::new(socket, tls),
+            exports,
+            guard,
+            patience,
+        ))),
+    }
+}
+
+/// Has a client go through the handshake, for as long as the server has patience, and to its place.
+async fn admit(
+    channel: std::io::Result<impl Channel>,
+    exports: impl Exporter,
+    guard: Guard,
+    patience: Option<Duration>,
+) {
+    let welcome = welcome(channel, &exports, &guard);
+    let chosen = match patience {
+        Some(patience) => tokio::time::timeout(patience, welcome).await,
+        None => Ok(welcome.await),
+    };
+    match chosen {
+        Ok(Ok((chosen, client, link))) => chosen.into_place(client, link, guard),
+        Ok(Err(Failed::Gone)) => guard.close(Ending::Left),
+        Ok(Err(error)) => guard.close(Ending::Refused(error.to_string())),
+        Err(_elapsed) => guard.close(Ending::Refused("the handshake took too long".to_owned())),
+    }
 }
 
 impl Chosen {
@@ -289,12 +308,12 @@ impl Chosen {
 }
 
 /// The handshake, from greeting to the choice of an export, and what the connection is then.
-async fn welcome(
-    socket: Fd,
+async fn welcome<C: Channel>(
+    channel: std::io::Result<C>,
     exports: &impl Exporter,
     guard: &Guard,
-) -> std::result::Result<(Chosen, Client, Fd), Failed> {
-    let mut channel = PlainChannel::new(socket)?;
+) -> std::result::Result<(Chosen, Client, C::Link), Failed> {
+    let mut channel = channel?;
     let chosen = negotiate(&mut channel, exports).await?;
     let Some(client) = exports.chose(guard.id, &chosen.negotiated) else {
         return Err(Failed::Client("the export is gone".to_owned()));

@@ -19,6 +19,7 @@ mod place;
 mod report;
 mod roll;
 mod saved;
+mod secure;
 pub(super) mod server;
 pub mod transmission;
 pub mod transport;

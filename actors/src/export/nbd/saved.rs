@@ -47,6 +47,7 @@ fn place(bitmap: &OfferedBitmap) -> (NodeId, BitmapId) {
 
 /// A client as the control thread knows it.
 pub(super) struct Client {
+    /// The iothread that knows where it stands. Nobody can say that of a client inside TLS, whose keys stay here.
     home: Option<IoThread<Mail>>,
     id: ConnectionId,
     known: SavedConnection,
@@ -72,7 +73,7 @@ impl Client {
             standing: SavedStanding::Inside,
             shutting_down: connected.cut,
         };
-        let home = connected.home.clone();
+        let home = connected.home.clone().filter(|_| !connected.inside_tls);
         Self { home, id, known }
     }
 

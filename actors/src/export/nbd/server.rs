@@ -14,9 +14,11 @@ use super::connections::{Choice, ConnectionId, Connections, Ending, Report};
 use super::handshake::Negotiated;
 use super::listen::{Exporter, Listener};
 use super::offer::{Catalogue, Offer};
+use super::secure::TlsServer;
 use super::{report, saved};
 use crate::export::saved::Descriptors;
 use crate::export::watched::Watched;
+use crate::tls::TlsRegistry;
 
 /// The NBD server. Clones are the same server.
 #[derive(Clone)]
@@ -28,6 +30,8 @@ struct Inner {
     reports: mpsc::UnboundedSender<(ConnectionId, Report)>,
     /// Whether clients that connect wait.
     held: watch::Sender<bool>,
+    /// Where credentials are found.
+    tls: TlsRegistry,
 }
 
 #[derive(Default)]
@@ -79,13 +83,14 @@ impl State {
 }
 
 impl NbdServer {
-    /// A server that does not listen, on the current actix arbiter.
-    pub(crate) fn new() -> Self {
+    /// A server that does not listen, on the current actix arbiter. It finds credentials in `tls`.
+    pub(crate) fn new(tls: TlsRegistry) -> Self {
         let (reports, mut reported) = mpsc::unbounded_channel();
         let server = Self(Rc::new(Inner {
             state: Watched::default(),
             reports,
             held: watch::channel(false).0,
+            tls,
         }));
         let weak = Rc::downgrade(&server.0);
         actix_rt::spawn(async move {
@@ -114,14 +119,19 @@ impl NbdServer {
             }
             _ => Err(Error::new(ErrorKind::Exists, "NBD server already running")),
         })?;
-        let (reports, held) = (self.0.reports.clone(), self.0.held.subscribe());
-        let started = Listener::start(options, self.clone(), reports, held).await;
+        let started = self.listen(options).await;
         let (listening, result) = match started {
             Ok(listener) => (Listening::Yes(Box::new(listener)), Ok(())),
             Err(error) => (Listening::No, Err(error)),
         };
         self.0.state.with(|state| state.listening = listening);
         result
+    }
+
+    async fn listen(&self, options: &NbdServerOptions) -> Result<Listener> {
+        let tls = TlsServer::find(options, &self.0.tls)?;
+        let (reports, held) = (self.0.reports.clone(), self.0.held.subscribe());
+        Listener::start(options, self.clone(), reports, held, tls).await
     }
 
     /// Stops listening, and disconnects all clients.
@@ -289,8 +299,10 @@ impl Catalogue for NbdServer {
 }
 
 impl Exporter for NbdServer {
-    fn connected(&self, id: ConnectionId, socket: Fd) {
-        self.0.state.with(|state| state.connections.insert(id, socket));
+    fn connected(&self, id: ConnectionId, socket: Fd, inside_tls: bool) {
+        self.0
+            .state
+            .with(|state| state.connections.insert(id, socket, inside_tls));
     }
 
     fn chose(&self, id: ConnectionId, negotiated: &Negotiated) -> Option<Client> {

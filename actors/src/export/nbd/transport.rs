@@ -5,9 +5,9 @@
 //!   Channel ------- leave ------> Link -------- here ------> Transport
 //!   (handshake)                   Link <------- leave ------ (transmission, until the node moves)
 //! ```
-//! A kind of connection is these three types. Plain sockets are the only kind there is; one inside TLS has its session in
-//! all three, and begins it in `Channel::start_tls`. They are type parameters rather than objects, so that a request
-//! costs no indirection.
+//! A kind of connection is these three types. There are plain sockets, here, and those inside TLS, in `secure`, which have
+//! their session in all three and begin it in `Channel::start_tls`. They are type parameters rather than objects, so that a
+//! request costs no indirection.
 //!
 //! Whatever the kind, shutting the socket down ends the connection, from any thread: the server keeps its descriptor for
 //! that.
@@ -88,6 +88,9 @@ pub trait Transport: Clone + 'static {
 
     /// Ends the connection: what waits to be received or sent ends with an error.
     fn shut_down(&self);
+
+    /// Tells the client that nothing more comes, if that is not clear by the connection's end. Nothing is in flight.
+    fn farewell(&self);
 
     /// Goes away. There are no other clones, and nothing is in flight.
     fn leave(self) -> Self::Link;
@@ -196,6 +199,8 @@ impl Transport for PlainTransport {
         // A client that has gone already makes this fail, which changes nothing.
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
+
+    fn farewell(&self) {}
 
     fn leave(self) -> Fd {
         self.socket

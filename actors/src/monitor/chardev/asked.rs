@@ -87,7 +87,7 @@ fn socket(asked: ChardevSocket) -> Result<Socket, String> {
         websocket,
         reconnect,
         has_wait: asked.wait.is_some(),
-        tls_creds: asked.tls_creds.as_deref(),
+        tls_creds: asked.tls_creds.is_some(),
         tls_authz: asked.tls_authz.is_some(),
     })?;
     Ok(Socket {
@@ -103,16 +103,17 @@ fn socket(asked: ChardevSocket) -> Result<Socket, String> {
             tn3270: asked.tn3270.unwrap_or(false),
             websocket,
         },
+        tls_creds: asked.tls_creds,
     })
 }
 
 /// What is not for both those who listen and those who connect.
-pub(super) struct Roles<'a> {
+pub(super) struct Roles {
     pub(super) server: bool,
     pub(super) websocket: bool,
     pub(super) reconnect: i64,
     pub(super) has_wait: bool,
-    pub(super) tls_creds: Option<&'a str>,
+    pub(super) tls_creds: bool,
     pub(super) tls_authz: bool,
 }
 
@@ -120,11 +121,11 @@ pub(super) struct Roles<'a> {
 ///
 /// # Errors
 /// QEMU's text.
-pub(super) fn check(roles: &Roles<'_>) -> Result<(), String> {
+pub(super) fn check(roles: &Roles) -> Result<(), String> {
     let wrong = match roles {
         Roles {
             tls_authz: true,
-            tls_creds: None,
+            tls_creds: false,
             ..
         } => "'tls_authz' option requires 'tls_creds' option",
         Roles {
@@ -142,13 +143,7 @@ pub(super) fn check(roles: &Roles<'_>) -> Result<(), String> {
             has_wait: true,
             ..
         } => "'wait' option is incompatible with socket in client connect mode",
-        _ => {
-            // There are no objects for credentials.
-            let credentials = roles
-                .tls_creds
-                .map(|id| format!("No TLS credentials with id '{id}'"));
-            return credentials.map_or(Ok(()), Err);
-        }
+        _ => return Ok(()),
     };
     Err(wrong.into())
 }

@@ -116,6 +116,8 @@ pub struct Socket {
     pub reconnect: Option<Duration>,
     /// What is spoken over it.
     pub protocol: Protocol,
+    /// The credentials by which it was to be inside TLS, which no device can be yet.
+    pub tls_creds: Option<String>,
 }
 
 /// Where a socket is.
@@ -237,6 +239,7 @@ impl Socket {
             wait: false,
             reconnect: None,
             protocol: Protocol::default(),
+            tls_creds: None,
         }
     }
 

@@ -294,7 +294,7 @@ fn socket(values: &Values) -> Result<Socket, String> {
         websocket: protocol.websocket,
         reconnect: i64::try_from(reconnect).unwrap_or(i64::MAX),
         has_wait: values.text("wait").is_some(),
-        tls_creds: values.text("tls-creds"),
+        tls_creds: values.text("tls-creds").is_some(),
         tls_authz: values.text("tls-authz").is_some(),
     })?;
     Ok(Socket {
@@ -303,6 +303,7 @@ fn socket(values: &Values) -> Result<Socket, String> {
         wait: server && values.switch("wait").unwrap_or(true),
         reconnect: (reconnect > 0).then(|| Duration::from_millis(reconnect)),
         protocol,
+        tls_creds: values.text("tls-creds").map(str::to_owned),
     })
 }
 

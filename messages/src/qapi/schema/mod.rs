@@ -20,6 +20,7 @@ mod node;
 mod object;
 mod socket;
 mod statistics;
+mod tls;
 mod transaction;
 
 pub use super::define::*;
@@ -40,6 +41,7 @@ pub use node::*;
 pub use object::*;
 pub use socket::*;
 pub use statistics::*;
+pub use tls::*;
 pub use transaction::*;
 
 /// Every command of the schema, in the order in which it is listed.

@@ -1,6 +1,10 @@
 //! Objects that users make, and the tree that shows them.
 
 use super::crypto::{SecretKeyringProperties, SecretProperties};
+use super::tls::{
+    AuthZListFileProperties, AuthZListProperties, AuthZPAMProperties, AuthZSimpleProperties,
+    TlsCredsAnonProperties, TlsCredsPskProperties, TlsCredsX509Properties,
+};
 use crate::qapi::row::qapi;
 use serde_json::Value;
 
@@ -8,6 +12,11 @@ qapi! {
     /// An object that is to be made, also what `--object` takes. The object's kind reads the rest of it.
     open union ObjectOptions {
         @"qom-type": ObjectType {
+            "authz-list": AuthZListProperties,
+            "authz-list-file": AuthZListFileProperties,
+            "authz-listfile": AuthZListFileProperties,
+            "authz-pam": AuthZPAMProperties,
+            "authz-simple": AuthZSimpleProperties,
             "iothread": IothreadProperties,
             "main-loop": MainLoopProperties,
             "monitor-qmp": MonitorQmpProperties,
@@ -15,12 +24,25 @@ qapi! {
             "secret": SecretProperties,
             "secret_keyring": SecretKeyringProperties,
             "throttle-group": ThrottleGroupProperties,
+            "tls-creds-anon": TlsCredsAnonProperties,
+            "tls-creds-psk": TlsCredsPskProperties,
+            "tls-creds-x509": TlsCredsX509Properties,
         },
         id: String,
     }
 
     /// The kinds of object that users can make.
     enum ObjectType {
+        /// Rules that say who may connect.
+        AuthzList = "authz-list",
+        /// The same rules in a file. QEMU lists the type by this name and makes none of it.
+        AuthzListFile = "authz-list-file",
+        /// The same as `authz-list-file`, as QEMU's schema spells it.
+        AuthzListfile = "authz-listfile",
+        /// Who may connect, as PAM has it. Not made here, nor by a QEMU without PAM.
+        AuthzPam = "authz-pam",
+        /// The one who may connect.
+        AuthzSimple = "authz-simple",
         /// A thread that runs nodes.
         Iothread = "iothread",
         /// The tuning of the main loop.
@@ -35,6 +57,12 @@ qapi! {
         SecretKeyring = "secret_keyring",
         /// Limits that nodes share.
         ThrottleGroup = "throttle-group",
+        /// Credentials for TLS without any.
+        TlsCredsAnon = "tls-creds-anon",
+        /// Credentials for TLS by keys that both sides have.
+        TlsCredsPsk = "tls-creds-psk",
+        /// Credentials for TLS by certificates.
+        TlsCredsX509 = "tls-creds-x509",
     }
 
     /// The properties of an iothread.

@@ -185,6 +185,7 @@ pub async fn serve<B: ExportedNode, L: Link>(
         // The socket closes with its last handle, which the server holds until it has counted the client out: whoever
         // sees the end of the connection may remove the export at once.
         Stop::Closed(closing) | Stop::Left(closing) => {
+            transport.farewell();
             End::Closed(session.send_error.take().unwrap_or(closing))
         }
     }
