@@ -24,6 +24,7 @@ pub mod program;
 pub mod qmp;
 pub mod sim;
 pub mod strace;
+pub mod tls;
 pub mod tool;
 pub mod vhost;
 pub mod workload;

@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("cryptsetup", "cryptsetup-bin"),
     ("keyctl", "keyutils"),
+    ("certtool", "gnutls-bin"),
     ("timeout", "coreutils"),
 ];
 
