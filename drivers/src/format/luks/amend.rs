@@ -136,8 +136,29 @@ impl KeySlots<'_> {
         Err(Error::new(ErrorKind::InUse, text))
     }
 
-    /// The stripes are stored before the header says that they are there.
+    /// Puts a key into a slot. Where the slot has one, the new key is in a free slot too until it is in its own: at any moment
+    /// one of the two passwords opens the volume.
     async fn put_key(&self, header: &mut LuksHeader, slot: usize, key: &SlotKey) -> Result<()> {
+        if !header.slots[slot].active {
+            return self.put_into(header, slot, key).await;
+        }
+        // Where no slot is free, all others have keys that open the volume meanwhile.
+        let spare = header.slots.iter().position(|slot| !slot.active);
+        if let Some(spare) = spare {
+            self.put_into(header, spare, key).await?;
+        }
+        header.slots[slot].clear();
+        self.file.write_erased(header).await?;
+        self.file.flush().await?;
+        self.put_into(header, slot, key).await?;
+        match spare {
+            Some(spare) => self.erase_keys(header, &[spare]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Puts a key into a slot that has none. The stripes are stored before the header says that they are there.
+    async fn put_into(&self, header: &mut LuksHeader, slot: usize, key: &SlotKey) -> Result<()> {
         self.file.write_stripes(header, slot, &key.material).await?;
         self.file.flush().await?;
         header.slots[slot].take(key);
@@ -150,7 +171,7 @@ impl KeySlots<'_> {
         for slot in slots {
             header.slots[*slot].clear();
         }
-        self.file.write(header).await?;
+        self.file.write_erased(header).await?;
         self.file.flush().await?;
         let mut noise = vec![0; header.material_len()];
         for slot in slots {

@@ -12,6 +12,13 @@ use crate::secret::Password;
 /// Bytes of a sector, in which headers count.
 const SECTOR_BYTES: u64 = 512;
 
+/// The sector that a header begins in, and what lies in the next.
+fn sectors(header: &[u8]) -> (&[u8], &[u8]) {
+    header
+        .split_at_checked(SECTOR_BYTES as usize)
+        .unwrap_or((header, &[]))
+}
+
 /// Where a header is.
 #[derive(Clone)]
 pub(crate) struct HeaderFile {
@@ -80,11 +87,28 @@ impl HeaderFile {
         Ok(header)
     }
 
-    /// Stores the header in its place.
+    /// Stores a header in which keys were put in. A slot that lies in two sectors says in the first of them that it has a
+    /// key, so that one is stored last: a crash between them leaves a slot without a key, not one with half a key.
     pub async fn write(&self, header: &LuksHeader) -> Result<()> {
         let bytes = header.encode()?;
-        let start = self.place(0, bytes.len())?;
-        let written = self.child.write_slice(start, &bytes, RequestFlags::empty()).await;
+        let (head, tail) = sectors(&bytes);
+        self.write_part(SECTOR_BYTES, tail).await?;
+        self.flush().await?;
+        self.write_part(0, head).await
+    }
+
+    /// Stores a header from which keys were taken: the other way round, for the same reason.
+    pub async fn write_erased(&self, header: &LuksHeader) -> Result<()> {
+        let bytes = header.encode()?;
+        let (head, tail) = sectors(&bytes);
+        self.write_part(0, head).await?;
+        self.flush().await?;
+        self.write_part(SECTOR_BYTES, tail).await
+    }
+
+    async fn write_part(&self, offset: u64, part: &[u8]) -> Result<()> {
+        let start = self.place(offset, part.len())?;
+        let written = self.child.write_slice(start, part, RequestFlags::empty()).await;
         written.map_err(|error| Error::io("Unable to write LUKS header", error))
     }
 
