@@ -119,13 +119,19 @@ fn options_that_do_not_fit_are_named() {
     }
 }
 
-/// Written here and there and partly compressed by QEMU's program, counted by both.
+/// Written here and there and partly compressed by QEMU's program, counted by both: in one table, and over many, which lie
+/// between the clusters.
 #[test]
 fn a_check_counts_fragments_as_qemu_does() {
+    counts_fragments_as_qemu("cluster_size=64k");
+    counts_fragments_as_qemu("cluster_size=512");
+}
+
+fn counts_fragments_as_qemu(options: &str) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image.qcow2");
     let name = path.to_str().unwrap();
-    qemu_img(&["create", "-q", "-f", "qcow2", name, "4M"]);
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, name, "4M"]);
     qemu_io(
         &path,
         &[

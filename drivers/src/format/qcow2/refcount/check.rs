@@ -35,7 +35,7 @@ pub(crate) struct Check<'a> {
     pub table_faults: u64,
     /// COPIED flags are repaired.
     pub repairs_flags: bool,
-    /// Where the next guest cluster is expected if nothing is scattered, once there was one.
+    /// Where the next guest cluster of a table is expected if nothing is scattered, once there was one.
     next_contiguous: Option<HostOffset>,
 }
 
@@ -158,6 +158,8 @@ impl Check<'_> {
     async fn count_table(&mut self, table: HostOffset, first: GuestCluster, active: bool) -> IoResult<()> {
         let mut entries = self.image.read_l2_table(table).await?;
         let mut mended = false;
+        // What follows is expected within a table, as QEMU counts: tables themselves lie between.
+        self.next_contiguous = None;
         let words = self.geometry.entry_words();
         for (words, n) in entries.chunks_exact_mut(words).zip(0..) {
             if let Some(entry) = words.first_mut() {
