@@ -11,8 +11,11 @@ use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
 use crate::format::qcow2::state::{State, Step};
 use crate::format::qcow2::wait::Key;
 
-/// Differences between a refcount block and the count: cluster, refcount, references.
+/// Differences between refcounts and the count: cluster, refcount, references.
 type Differences = Vec<(HostCluster, u64, u64)>;
+
+/// Clusters that are compared at once: their differences are all in memory.
+const PIECE: u64 = 1 << 15;
 
 impl State {
     /// Sets a refcount whatever it was.
@@ -69,32 +72,42 @@ impl Check<'_> {
             if usable.is_some_and(|offset| !offset.is_aligned(&self.geometry)) {
                 continue;
             }
-            let counted_references = &self.references;
-            let differences: Differences = image
-                .run(move |state| {
-                    let mut found = Vec::new();
-                    let first = geometry.refblock_start(block);
-                    for cluster in first.row(entries).take_while(|cluster| *cluster < end) {
-                        let (refcount, references) =
-                            (state.refcount(cluster)?, counted_references.get(cluster));
-                        if refcount != references {
-                            found.push((cluster, refcount, references));
-                        }
-                    }
-                    Ok(found)
-                })
-                .await?;
-            {
-                let _held = image.waits.hold(Key::Writeback).await;
-                image.relieve_refblocks().await?;
-            }
-            for (cluster, refcount, references) in differences {
-                self.difference(cluster, refcount, references).await?;
+            let first = geometry.refblock_start(block);
+            let mut from = 0;
+            while from < entries && first + from < end {
+                let len = PIECE.min(entries - from);
+                self.compare_row(first + from, len, end).await?;
+                from += len;
             }
         }
         if self.repair.errors || self.repair.leaks {
             image.write_back(true).await?;
             image.write_back(true).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares the refcounts of a row of clusters, which one block has, up to `end`.
+    async fn compare_row(&mut self, first: HostCluster, len: u64, end: HostCluster) -> IoResult<()> {
+        let (image, references) = (self.image, &self.references);
+        let differences: Differences = image
+            .run(move |state| {
+                let mut found = Vec::new();
+                for cluster in first.row(len).take_while(|cluster| *cluster < end) {
+                    let (refcount, references) = (state.refcount(cluster)?, references.get(cluster));
+                    if refcount != references {
+                        found.push((cluster, refcount, references));
+                    }
+                }
+                Ok(found)
+            })
+            .await?;
+        {
+            let _held = image.waits.hold(Key::Writeback).await;
+            image.relieve_refblocks().await?;
+        }
+        for (cluster, refcount, references) in differences {
+            self.difference(cluster, refcount, references).await?;
         }
         Ok(())
     }
