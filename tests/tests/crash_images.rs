@@ -7,7 +7,10 @@ fn explores(workload: &str) {
 }
 
 fn explores_seed(workload: &str, seed: u64) {
-    explores_images(workload, seed, 400);
+    let known = millpond_tests::crash::workload::find(workload);
+    // A password takes as long as reading a disk, and several are tried on each image.
+    let is_encrypted = known.is_some_and(|workload| workload.is_encrypted());
+    explores_images(workload, seed, if is_encrypted { 150 } else { 400 });
 }
 
 fn explores_images(workload: &str, seed: u64, images: u64) {
@@ -59,9 +62,18 @@ workloads! {
     resize_over_a_backing_file: "resize-backing",
     amend: "amend",
     refcounts_of_other_widths: "widths",
+    versions_over_a_backing_file: "versions",
     reopen: "reopen",
     stored_bitmaps: "bitmaps",
     internal_snapshots: "internal",
+    subclusters: "subclusters",
+    subclusters_over_a_backing_file: "subclusters-backing",
+    internal_snapshots_with_subclusters: "subclusters-internal",
+    data_file: "data-file",
+    data_file_with_subclusters: "data-file-subclusters",
+    raw_data_file: "data-file-raw",
+    keys_of_an_encrypted_image: "encrypted",
+    keys_of_a_volume: "luks",
     backup: "job-backup",
     stream: "job-stream",
     commit_job: "job-commit",

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::found::{FoundBitmap, FoundSnapshot};
+use super::link::Stored;
 
 /// What is wrong with an image, and what it has besides the disk.
 #[derive(Debug, Default)]
@@ -17,11 +18,17 @@ pub struct Census {
     pub bitmaps: Vec<FoundBitmap>,
     /// Its snapshots.
     pub snapshots: Vec<FoundSnapshot>,
+    /// Where the header of its keys begins.
+    pub keys: Option<u64>,
 }
 
 pub(super) struct Image<'a> {
     bytes: &'a [u8],
     pub(super) cluster: u64,
+    /// Bytes of an L2 entry.
+    pub(super) entry: u64,
+    /// The data is in a file of its own, where nothing is counted.
+    is_external: bool,
     references: HashMap<u64, u64>,
     /// No two tables share anything, whatever the refcounts say.
     unshared: bool,
@@ -74,29 +81,61 @@ impl Image<'_> {
             }
             self.refer(table, self.cluster, "an L2 table");
             claims.push((table, entry & COPIED != 0, format!("L1 entry {index}")));
-            for at in 0..self.cluster / 8 {
-                let entry = self.number(table + at * 8, 8);
-                let name = format!("L2 entry {index}/{at}");
-                if entry & COMPRESSED != 0 {
-                    let bits = 62 - (self.cluster.trailing_zeros() - 8);
-                    let offset = entry & ((1 << bits) - 1);
-                    let sectors = (entry >> bits & ((1 << (62 - bits)) - 1)) + 1;
-                    let end = (offset / 512 + sectors) * 512;
-                    let first = offset / self.cluster * self.cluster;
-                    self.refer(first, end - first, "compressed data");
-                    continue;
-                }
-                if entry & 1 != 0 && version < 3 {
-                    self.fault(format!("{name} is a zero cluster of an image of version 2"));
-                }
-                let host = entry & OFFSET;
-                if host != 0 {
-                    self.refer(host, self.cluster, &name);
-                    claims.push((host, entry & COPIED != 0, name));
-                }
+            let entries = self.cluster / self.entry;
+            for at in 0..entries {
+                let guest = (index * entries + at) * self.cluster;
+                claims.extend(self.look_at_entry(table + at * self.entry, guest, version));
             }
         }
         claims
+    }
+
+    /// Counts what an L2 entry refers to, and answers what it claims.
+    fn look_at_entry(&mut self, place: u64, guest: u64, version: u64) -> Option<Claim> {
+        let entry = self.number(place, 8);
+        let name = format!("the L2 entry of {guest:#x}");
+        let host = entry & OFFSET;
+        if self.entry == 16 {
+            self.look_at_subclusters(entry, self.number(place + 8, 8), &name);
+        }
+        if entry & COMPRESSED != 0 {
+            let bits = 62 - (self.cluster.trailing_zeros() - 8);
+            let offset = entry & ((1 << bits) - 1);
+            let sectors = (entry >> bits & ((1 << (62 - bits)) - 1)) + 1;
+            let end = (offset / 512 + sectors) * 512;
+            let first = offset / self.cluster * self.cluster;
+            self.refer(first, end - first, "compressed data");
+            return None;
+        }
+        if entry & 1 != 0 && version < 3 {
+            self.fault(format!("{name} is a zero cluster of an image of version 2"));
+        }
+        if self.is_external {
+            // A cluster may be the first of its file: the flag says that there is one.
+            if host != 0 && entry & COPIED == 0 || entry & COPIED != 0 && host != guest {
+                self.fault(format!("{name} leads to {host:#x} of the data file: {entry:#x}"));
+            }
+            return None;
+        }
+        if host == 0 {
+            return None;
+        }
+        self.refer(host, self.cluster, &name);
+        Some((host, entry & COPIED != 0, name))
+    }
+
+    /// Looks at what an entry says of its subclusters.
+    fn look_at_subclusters(&mut self, entry: u64, subclusters: u64, name: &str) {
+        let (stored, zero) = (subclusters & 0xffff_ffff, subclusters >> 32);
+        let has_cluster = entry & OFFSET != 0 || self.is_external && entry & COPIED != 0;
+        let wrong = if entry & COMPRESSED != 0 {
+            subclusters != 0
+        } else {
+            entry & 1 != 0 || stored & zero != 0 || stored != 0 && !has_cluster
+        };
+        if wrong {
+            self.fault(format!("{name} has subclusters {subclusters:#018x}: {entry:#x}"));
+        }
     }
 
     /// The refcounts, but for those that are 0.
@@ -161,11 +200,19 @@ impl Image<'_> {
     }
 }
 
+/// Incompatible features: the image is dirty, has its data elsewhere, and has subclusters.
+const DIRTY: u64 = 1;
+const DATA_FILE: u64 = 1 << 2;
+const EXTENDED_L2: u64 = 1 << 4;
+
 /// Looks at an image; an error says why it is none.
-pub fn census(bytes: &[u8]) -> Result<Census, String> {
+pub fn census(stored: &Stored) -> Result<Census, String> {
+    let bytes = stored.bytes.as_slice();
     let mut image = Image {
         bytes,
         cluster: 0,
+        entry: 8,
+        is_external: false,
         references: HashMap::new(),
         unshared: false,
         found: Census::default(),
@@ -183,15 +230,21 @@ pub fn census(bytes: &[u8]) -> Result<Census, String> {
     } else {
         (0, 4)
     };
-    if incompatible & !1 != 0 || order > 6 {
+    image.is_external = incompatible & DATA_FILE != 0;
+    let known = DIRTY | DATA_FILE | EXTENDED_L2;
+    if incompatible & !known != 0 || order > 6 || image.is_external != stored.data.is_some() {
         return Err(format!("features {incompatible:#x}, refcount order {order}"));
     }
-    image.found.dirty = incompatible & 1 != 0;
+    if incompatible & EXTENDED_L2 != 0 {
+        image.entry = 16;
+    }
+    image.found.dirty = incompatible & DIRTY != 0;
     image.refer(0, 1, "the header");
+    image.refer_to_keys(version);
     let (l1, l1_size) = (image.number(40, 8), image.number(36, 4));
     let size = image.number(24, 8);
     if l1_size
-        .saturating_mul(image.cluster / 8)
+        .saturating_mul(image.cluster / image.entry)
         .saturating_mul(image.cluster)
         < size
     {

@@ -1,7 +1,7 @@
 //! A disk in memory that remembers what was done to it and when, takes its time, and fails where it is told to.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millpond_messages::IoError;
@@ -116,6 +116,7 @@ pub struct Disk {
     clock: Arc<Clock>,
     /// What requests must be multiples of.
     pub alignment: u32,
+    forgets_to_zeroes: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -125,6 +126,7 @@ impl Disk {
         Arc::new(Self {
             clock: Arc::clone(clock),
             alignment,
+            forgets_to_zeroes: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 bytes,
                 recording: None,
@@ -137,6 +139,20 @@ impl Disk {
                 running: 0,
             }),
         })
+    }
+
+    /// What is forgotten is zeroes afterwards, as in a file. A guest's discard reaches a data file before the tables that say
+    /// so are durable, and a disk may then have anything there.
+    pub fn forget_to_zeroes(&self) {
+        self.forgets_to_zeroes.store(true, Ordering::Relaxed);
+    }
+
+    /// The change that forgets a range.
+    pub(super) fn forgetting(&self, offset: u64, len: u64) -> Change {
+        match self.forgets_to_zeroes.load(Ordering::Relaxed) {
+            true => Change::Zero(offset, len),
+            false => Change::Discard(offset, len),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

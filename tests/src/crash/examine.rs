@@ -1,48 +1,40 @@
 //! What every image that a crash or an error leaves must pass.
 
-use std::path::Path;
-
 use millpond_messages::RequestFlags;
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
 
 use super::census::{Census, census};
-use super::disk::{Clock, Disk};
+use super::disk::Clock;
 use super::history::History;
-use super::site::{Site, chain_options, options};
-use crate::tool;
+use super::keys::{Opens, is_wrong_password};
+use super::link::{Format, Images, Link, Stored, chain_options};
+use super::site::{Site, options};
 
-/// Images of a chain, the lowest first, and whether each is qcow2.
-pub type Images = Vec<(Vec<u8>, bool)>;
-
-/// Opens a chain read-write, as after a restart, and reads all of it; answers that and the images afterwards.
-pub async fn contents(site: &Site, images: &Images, then_write: bool) -> Result<(Vec<u8>, Images), String> {
+/// Opens a chain read-write, as after a restart, with a secret where it is encrypted, and reads all of it; answers that and the
+/// images afterwards.
+pub async fn contents(
+    site: &Site,
+    images: &Images,
+    key: Option<&str>,
+    then_write: bool,
+) -> Result<(Vec<u8>, Images), String> {
     let clock = std::sync::Arc::<Clock>::default();
-    let disks: Vec<_> = images
-        .iter()
-        .map(|(bytes, is_qcow2)| (Disk::new(bytes.clone(), &clock, 1, 0, 0), *is_qcow2))
-        .collect();
-    let links: Vec<(String, bool)> = disks
-        .iter()
-        .map(|(disk, is_qcow2)| (site.put("crashed", disk), *is_qcow2))
-        .collect();
+    let links: Vec<Link> = images.iter().map(|image| image.load(site, &clock)).collect();
     let node = site.name("opened");
-    let mut image = chain_options(&links);
+    let mut image = chain_options(&links, key);
     image["node-name"] = json!(node);
     let added = site.graph().add_node(options(image)).await;
-    links.iter().for_each(|(name, _)| site.disks.remove(name));
+    for link in &links {
+        site.disks.remove(&link.name);
+        link.data.iter().for_each(|(name, _)| site.disks.remove(name));
+    }
     added.map_err(|error| format!("it does not open: {error}"))?;
     let read = read_all(site, &node, then_write).await;
     let closed = site.graph().delete_node(node).await;
     let bytes = read?;
     closed.map_err(|error| format!("it does not close: {error}"))?;
-    Ok((
-        bytes,
-        disks
-            .iter()
-            .map(|(disk, is_qcow2)| (disk.bytes(), *is_qcow2))
-            .collect(),
-    ))
+    Ok((bytes, links.iter().map(Stored::of).collect()))
 }
 
 async fn read_all(site: &Site, node: &str, then_write: bool) -> Result<Vec<u8>, String> {
@@ -80,14 +72,14 @@ async fn read_all(site: &Site, node: &str, then_write: bool) -> Result<Vec<u8>, 
 /// Requires of each image that it is one, and not corrupt. Whether any is marked dirty.
 pub fn sound(images: &Images) -> Result<bool, String> {
     let mut dirty = false;
-    for (bytes, _) in images.iter().filter(|(_, is_qcow2)| *is_qcow2) {
-        dirty |= sound_image(bytes)?.dirty;
+    for image in images.iter().filter(|image| image.format == Format::Qcow2) {
+        dirty |= sound_image(image)?.dirty;
     }
     Ok(dirty)
 }
 
-fn sound_image(bytes: &[u8]) -> Result<Census, String> {
-    let found = census(bytes)?;
+fn sound_image(image: &Stored) -> Result<Census, String> {
+    let found = census(image)?;
     match found.corruptions.first() {
         Some(first) => Err(format!(
             "{} corruptions, the first: {first}",
@@ -99,8 +91,8 @@ fn sound_image(bytes: &[u8]) -> Result<Census, String> {
 
 /// The last image, if it is a qcow2 image.
 fn top(images: &Images) -> Result<Option<Census>, String> {
-    let top = images.last().filter(|(_, is_qcow2)| *is_qcow2);
-    top.map(|(bytes, _)| sound_image(bytes)).transpose()
+    let top = images.last().filter(|image| image.format == Format::Qcow2);
+    top.map(sound_image).transpose()
 }
 
 /// Where a disk of this length is written to after a crash.
@@ -157,17 +149,78 @@ fn still_kept(before: &Census, after: &Census, written: &[u64]) -> Result<(), St
     Ok(())
 }
 
-/// Examines what is left at `point`.
-pub async fn examine(
+/// What the users of a disk were promised.
+#[derive(Debug, Clone, Copy)]
+pub struct Promised<'a> {
+    /// What they asked for and were told.
+    pub history: &'a History,
+    /// The image's data reads alike without its tables.
+    pub is_raw_outside: bool,
+}
+
+/// Opens what is left at `point` as `contents` does, by each password that there was: those open it that must, and none that
+/// must not.
+async fn opened(
     site: &Site,
     images: &Images,
     history: &History,
     point: u64,
     then_write: bool,
+) -> Result<(Vec<u8>, Images), String> {
+    let keys = history.keys.at(point);
+    if keys.is_empty() {
+        return contents(site, images, None, then_write).await;
+    }
+    let (mut found, mut count) = (None, 0);
+    // A password that opens nothing is tried at every place for keys: that is done to some of the images alone.
+    let tried = keys
+        .iter()
+        .filter(|(_, opens)| *opens != Opens::Never || then_write);
+    for (key, opens) in tried {
+        match (contents(site, images, Some(key), then_write).await, opens) {
+            (Ok(_), Opens::Never) => return Err(format!("'{key}' opens it still")),
+            (Ok(now), _) => {
+                count += 1;
+                found = found.or(Some(now));
+            }
+            (Err(text), Opens::Never | Opens::May) if is_wrong_password(&text) => {}
+            (Err(text), _) => return Err(format!("by '{key}': {text}")),
+        }
+    }
+    let header = keys_header(images).unwrap_or_default();
+    history.keys.check_places(point, header, count)?;
+    found.ok_or_else(|| "no password opens it any more".to_owned())
+}
+
+/// The header of keys of the last image, and what follows it.
+fn keys_header(images: &Images) -> Option<&[u8]> {
+    let last = images.last()?;
+    let start = match last.format {
+        Format::Qcow2 => census(last).ok()?.keys?,
+        Format::Luks | Format::Raw => 0,
+    };
+    last.bytes.get(start as usize..)
+}
+
+/// Examines what is left at `point`.
+pub async fn examine(
+    site: &Site,
+    images: &Images,
+    promised: Promised<'_>,
+    point: u64,
+    then_write: bool,
 ) -> Result<(), String> {
     sound(images)?;
-    let (found, after) = contents(site, images, then_write).await?;
+    let history = promised.history;
+    let (found, after) = opened(site, images, history, point, then_write).await?;
     history.check_crash(point, &found)?;
+    if let (true, Some(Stored { data: Some(data), .. })) = (promised.is_raw_outside, images.last()) {
+        let mut data = data.clone();
+        data.resize(found.len(), 0);
+        history
+            .check_crash(point, &data)
+            .map_err(|text| format!("the data file: {text}"))?;
+    }
     let after = top(&after).map_err(|text| format!("after use: {text}"))?;
     let (Some(before), Some(after)) = (top(images)?, after) else {
         return Ok(());
@@ -179,25 +232,4 @@ pub async fn examine(
     let places = places(found.len() as u64);
     let written: &[u64] = if then_write { &places } else { &[] };
     still_kept(&before, &after, written).map_err(|text| format!("after use: {text}"))
-}
-
-/// `qemu-img check` of the qcow2 images, which repairs those that are marked dirty first.
-pub fn check_by_qemu(images: &Images, directory: &Path) -> Result<(), String> {
-    let path = directory.join("crashed.qcow2");
-    // Whatever backing file it names is left out.
-    let name = json!({"driver": "qcow2", "file": {"driver": "file", "filename": path}, "backing": null});
-    let name = format!("json:{name}");
-    for (bytes, _) in images.iter().filter(|(_, is_qcow2)| *is_qcow2) {
-        std::fs::write(&path, bytes).map_err(|error| error.to_string())?;
-        let dirty = census(bytes)?.dirty;
-        let repair = ["check", "-q", "-r", "all", &name];
-        if dirty && tool::try_run("qemu-img", &repair).code != Some(0) {
-            return Err("QEMU cannot repair it".into());
-        }
-        let run = tool::try_run("qemu-img", &["check", &name]);
-        if !matches!(run.code, Some(0 | 3)) {
-            return Err(format!("QEMU finds: {}{}", run.stdout, run.stderr));
-        }
-    }
-    Ok(())
 }

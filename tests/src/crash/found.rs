@@ -24,7 +24,9 @@ pub struct FoundSnapshot {
     pub contents: Vec<u8>,
 }
 
+/// Kinds of header extensions.
 const BITMAPS: u64 = 0x2385_2875;
+const KEYS: u64 = 0x0537_be77;
 
 impl Image<'_> {
     fn text(&self, offset: u64, len: u64) -> String {
@@ -59,38 +61,61 @@ impl Image<'_> {
 
     /// What a disk reads as by an L1 table that knows of no compressed clusters.
     fn contents(&self, l1: u64, size: u64) -> Vec<u8> {
-        let per_table = self.cluster / 8;
+        let per_table = self.cluster / self.entry;
         let mut bytes = vec![0; size as usize];
         for (cluster, part) in (0_u64..).zip(bytes.chunks_mut(self.cluster as usize)) {
             let table = self.number(l1 + cluster / per_table * 8, 8) & OFFSET;
             if table == 0 {
                 continue;
             }
-            let entry = self.number(table + cluster % per_table * 8, 8);
+            let place = table + cluster % per_table * self.entry;
+            let entry = self.number(place, 8);
             let host = entry & OFFSET;
-            if entry & (COMPRESSED | 1) == 0 && host != 0 {
-                let stored = self.part(host, part.len() as u64);
-                part[..stored.len()].copy_from_slice(stored);
+            if entry & (COMPRESSED | 1) != 0 || host == 0 {
+                continue;
+            }
+            let subclusters = if self.entry == 16 {
+                self.number(place + 8, 8)
+            } else {
+                u64::MAX
+            };
+            let len = (self.cluster / 32).min(part.len() as u64);
+            for (at, part) in part.chunks_mut(len as usize).enumerate() {
+                if subclusters >> at & 1 != 0 {
+                    let stored = self.part(host + at as u64 * len, part.len() as u64);
+                    part[..stored.len()].copy_from_slice(stored);
+                }
             }
         }
         bytes
     }
 
-    /// Where the header extension of bitmaps is, if the image says that it belongs to what the image is now.
-    fn bitmaps_extension(&self) -> Option<u64> {
-        let mut at = self.number(100, 4);
+    /// Where the header extension of a kind has its data.
+    fn extension(&self, kind: u64, version: u64) -> Option<u64> {
+        let mut at = if version < 3 { 72 } else { self.number(100, 4) };
         loop {
             match self.number(at, 4) {
                 0 => return None,
-                BITMAPS => return (self.number(88, 8) & 1 != 0).then_some(at + 8),
+                found if found == kind => return Some(at + 8),
                 _ => at += 8 + self.number(at + 4, 4).next_multiple_of(8),
             }
         }
     }
 
+    /// Counts what the header of keys takes.
+    pub(super) fn refer_to_keys(&mut self, version: u64) {
+        if let Some(place) = self.extension(KEYS, version) {
+            let (offset, len) = (self.number(place, 8), self.number(place + 8, 8));
+            self.refer(offset, len, "the header of keys");
+            self.found.keys = Some(offset);
+        }
+    }
+
     /// Reads the bitmaps, and counts what they refer to.
     pub(super) fn find_bitmaps(&mut self) {
-        let Some(extension) = self.bitmaps_extension() else {
+        // They count where the image says that they belong to what it is now.
+        let is_current = self.number(88, 8) & 1 != 0;
+        let Some(extension) = self.extension(BITMAPS, 3).filter(|_| is_current) else {
             return;
         };
         let (count, len) = (self.number(extension, 4), self.number(extension + 8, 8));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::census::Census;
 use super::disk::{Clock, SECTOR};
 use super::kept::Kept;
+use super::keys::Keys;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,8 @@ pub struct History {
     restored: Mutex<Vec<Vec<u8>>>,
     /// What its image keeps besides.
     pub kept: Kept,
+    /// The passwords that open it.
+    pub keys: Keys,
 }
 
 impl History {
@@ -116,6 +119,7 @@ impl History {
             lost: AtomicU64::new(0),
             restored: Mutex::default(),
             kept: Kept::default(),
+            keys: Keys::default(),
         })
     }
 

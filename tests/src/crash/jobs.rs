@@ -22,7 +22,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::disk::Disk;
-use super::site::{Link, Run, Stretch, chain_options, options};
+use super::link::{Format, Link, chain_options};
+use super::site::{Run, Stretch, options};
 use super::workload::Work;
 
 /// The id of the one job that there is at a time.
@@ -190,19 +191,15 @@ impl Run<'_> {
         );
         let name = self.site.put("target", &disk);
         disk.record();
-        let created = self.site.create(&name, &self.workload.create, self.size).await;
+        let link = Link::new(name, Arc::clone(&disk), Format::Qcow2);
+        let created = self.site.create(&link, &self.workload.create, self.size).await;
         self.note("create", created)?;
         self.may_fail(&disk, 1);
         let node = self.site.name("copy");
-        let mut target = chain_options(&[(name.clone(), true)]);
+        let mut target = chain_options(std::slice::from_ref(&link), None);
         target["node-name"] = json!(node);
         let added = self.site.graph().add_node(options(target)).await;
         self.note("open", added)?;
-        let link = Link {
-            name,
-            disk: Arc::clone(&disk),
-            is_qcow2: true,
-        };
         let stretch = Stretch {
             besides: vec![link.clone()],
             ..Stretch::of(self.clock.tick(), self.links().to_vec())

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::census::census;
 use super::history::Asked;
 use super::kept::Span;
+use super::link::Stored;
 use super::site::{Run, options};
 
 /// What is done to what an image keeps.
@@ -175,8 +176,8 @@ impl Run<'_> {
 
     /// What a snapshot has that was asked for at `began`: what the disk was at some time since.
     fn contents_of(&self, name: &str, began: u64) -> Option<Vec<u8>> {
-        let bytes = self.links().last()?.disk.bytes();
-        let found = census(&bytes).map(|found| found.snapshots);
+        let image = Stored::of(self.links().last()?);
+        let found = census(&image).map(|found| found.snapshots);
         let found = found.unwrap_or_default().into_iter().find(|one| one.name == name);
         let fits = match &found {
             Some(found) => self.history.check_read(began, 0, &found.contents),

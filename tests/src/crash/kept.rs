@@ -16,11 +16,11 @@ pub struct Span {
 }
 
 impl Span {
-    fn may_be_done(self, point: u64) -> bool {
+    pub(super) fn may_be_done(self, point: u64) -> bool {
         self.began <= point
     }
 
-    fn is_done(self, point: u64) -> bool {
+    pub(super) fn is_done(self, point: u64) -> bool {
         self.done.is_some_and(|done| done <= point)
     }
 }

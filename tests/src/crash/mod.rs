@@ -5,6 +5,7 @@
 //! are rebuilt and must pass: no corruption but leaks by a [`census`] of our own and by `qemu-img check`; ours opens
 //! it; and it reads as its users were promised ([`history`]). Where there are too many choices a seed picks.
 
+mod by_qemu;
 pub mod census;
 pub mod disk;
 pub mod examine;
@@ -13,7 +14,9 @@ pub mod history;
 mod jobs;
 mod keeping;
 pub mod kept;
+pub mod keys;
 mod lane;
+pub mod link;
 pub mod recorder;
 pub mod site;
 pub mod workload;
@@ -23,10 +26,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use disk::{Clock, Disk, Fate, Recording};
-use examine::Images;
+use disk::{Clock, Disk, Fate};
 use futures_executor::block_on;
-use site::{Link, Run, Site, Stretch};
+use keys::Opens;
+use link::{Format, Images, Link, RecordedLink, Stored};
+use site::{Run, Site, Stretch};
 use workload::Workload;
 
 /// What to explore.
@@ -158,14 +162,19 @@ async fn explore_workload(site: &Site, workload: &Workload, options: &Options) -
     }
     let (history, chains) = (Arc::clone(&run.history), run.chains.clone());
     let mut explorer = Explorer::new(site, workload.name, options, &chains)?;
+    let promised = examine::Promised {
+        history: &history,
+        is_raw_outside: workload.is_raw_outside(),
+    };
+    let keys = |point| history.keys.at(point);
     explorer
-        .explore(async |left, point, case| {
+        .explore(keys, async |left, point, case| {
             let then_write = case % 4 == 3;
-            let examined = examine::examine(site, &left.chain, &history, point, then_write).await;
+            let examined = examine::examine(site, &left.chain, promised, point, then_write).await;
             let (Err(text), Some(instead)) = (&examined, &left.instead) else {
                 return examined;
             };
-            let other = examine::examine(site, instead, &history, point, then_write).await;
+            let other = examine::examine(site, instead, promised, point, then_write).await;
             other.map_err(|other| format!("neither is whole: {text}; and {other}"))
         })
         .await
@@ -179,40 +188,37 @@ async fn explore_create(site: &Site, options: &Options) -> Result<Report, String
     run.open().await;
     run.steps().await;
     run.close().await;
-    let old = run.links()[0].disk.bytes();
-    let (before, _) = examine::contents(site, &vec![(old.clone(), true)], false)
-        .await
-        .map_err(fail)?;
-    let disk = Disk::new(old.clone(), &Arc::<Clock>::default(), 1, options.seed, 3);
-    let name = site.put("image", &disk);
+    let old = Stored::of(&run.links()[0]);
+    let before = examine::contents(site, &vec![old.clone()], None, false).await;
+    let (before, _) = before.map_err(fail)?;
+    let disk = Disk::new(old.bytes, &Arc::<Clock>::default(), 1, options.seed, 3);
+    let made = Link::new(site.put("image", &disk), Arc::clone(&disk), Format::Qcow2);
     disk.record();
     let create = serde_json::json!({"cluster-size": 4096});
-    let created = site.create(&name, &create, workload.size).await;
+    let created = site.create(&made, &create, workload.size).await;
     created.map_err(|error| fail(error.to_string()))?;
-    let made = Link {
-        name,
-        disk,
-        is_qcow2: true,
-    };
     let chains = [Stretch::of(0, vec![made])];
     let mut explorer = Explorer::new(site, "create", options, &chains)?;
     let end = explorer.points.last().copied().unwrap_or(0);
     explorer
-        .explore(async |left, point, _| {
-            let images = &left.chain;
-            let opened = examine::contents(site, images, false).await;
-            let Ok((found, _)) = opened else {
-                return if point < end { Ok(()) } else { opened.map(drop) };
-            };
-            examine::sound(images)?;
-            let zeroes = found.iter().all(|byte| *byte == 0);
-            let whole = found.len() as u64 == workload.size;
-            match (point < end, zeroes, found == before) {
-                (true, true, _) | (true, _, true) => Ok(()),
-                (false, true, _) if whole => Ok(()),
-                _ => Err("it reads as neither the old nor an empty image".into()),
-            }
-        })
+        .explore(
+            |_| Vec::new(),
+            async |left, point, _| {
+                let images = &left.chain;
+                let opened = examine::contents(site, images, None, false).await;
+                let Ok((found, _)) = opened else {
+                    return if point < end { Ok(()) } else { opened.map(drop) };
+                };
+                examine::sound(images)?;
+                let zeroes = found.iter().all(|byte| *byte == 0);
+                let whole = found.len() as u64 == workload.size;
+                match (point < end, zeroes, found == before) {
+                    (true, true, _) | (true, _, true) => Ok(()),
+                    (false, true, _) if whole => Ok(()),
+                    _ => Err("it reads as neither the old nor an empty image".into()),
+                }
+            },
+        )
         .await
 }
 
@@ -229,7 +235,7 @@ struct Left {
 /// What was recorded from a time on.
 struct Recorded {
     since: u64,
-    disks: Vec<(Recording, bool)>,
+    images: Vec<RecordedLink>,
     /// Which of them were in use.
     chain: Vec<usize>,
     /// Which of them may have been in use instead.
@@ -253,10 +259,7 @@ impl Recorded {
             since: stretch.since,
             chain: find(&stretch.links),
             instead: stretch.instead.as_ref().map(find),
-            disks: all
-                .iter()
-                .map(|link| (link.disk.recording(), link.is_qcow2))
-                .collect(),
+            images: all.iter().map(|link| link.recorded()).collect(),
         }
     }
 }
@@ -277,8 +280,8 @@ const ALL_CHOICES: u64 = 16;
 impl<'a> Explorer<'a> {
     fn new(_site: &Site, name: &'a str, options: &'a Options, chains: &[Stretch]) -> Result<Self, String> {
         let stretches: Vec<Recorded> = chains.iter().map(Recorded::of).collect();
-        let all = stretches.iter().flat_map(|stretch| &stretch.disks);
-        let mut points: Vec<u64> = all.flat_map(|(recording, _)| recording.points()).collect();
+        let all = stretches.iter().flat_map(|stretch| &stretch.images);
+        let mut points: Vec<u64> = all.flat_map(RecordedLink::points).collect();
         // What was answered by then is known by then: so the last moment before each change is the one that asks most.
         points.iter_mut().for_each(|point| *point -= 1);
         points.push(u64::MAX);
@@ -296,6 +299,7 @@ impl<'a> Explorer<'a> {
 
     async fn explore(
         &mut self,
+        keys: impl Fn(u64) -> Vec<(&'static str, Opens)>,
         examine: impl AsyncFn(&Left, u64, u64) -> Result<(), String>,
     ) -> Result<Report, String> {
         let cases = (self.options.images / self.points.len() as u64).max(4);
@@ -313,9 +317,11 @@ impl<'a> Explorer<'a> {
                 let Some(left) = self.left(point, case, cases) else {
                     break;
                 };
-                self.look(&left, point, case, &examine)
-                    .await
-                    .map_err(|text| failed(self.name, self.options.seed, point, case, &text))?;
+                let looked = match self.look(&left, point, case, &examine).await {
+                    Ok(()) => self.look_by_qemu(&left, &keys(point)),
+                    looked => looked,
+                };
+                looked.map_err(|text| failed(self.name, self.options.seed, point, case, &text))?;
             }
         }
         Ok(self.report)
@@ -332,22 +338,22 @@ impl<'a> Explorer<'a> {
         if self.name != "create" {
             examine::sound(&left.all)?;
         }
-        examine(left, point, case).await?;
-        if self.name != "create" && self.report.images.is_multiple_of(self.options.qemu_every) {
-            self.report.by_qemu += 1;
-            examine::check_by_qemu(&left.all, self.scratch.path())?;
+        examine(left, point, case).await
+    }
+
+    fn look_by_qemu(&mut self, left: &Left, keys: &[(&'static str, Opens)]) -> Result<(), String> {
+        if self.name == "create" || !self.report.images.is_multiple_of(self.options.qemu_every) {
+            return Ok(());
         }
-        Ok(())
+        self.report.by_qemu += 1;
+        by_qemu::check(&left.all, self.scratch.path(), keys)
     }
 
     /// The images of one choice of losses; none where there are not so many choices.
     fn left(&self, point: u64, case: u64, cases: u64) -> Option<Left> {
         let mut stretches = self.stretches.iter().rev();
         let stretch = stretches.find(|stretch| stretch.since <= point)?;
-        let volatile = stretch
-            .disks
-            .iter()
-            .map(|(recording, _)| recording.volatile(point).len());
+        let volatile = stretch.images.iter().map(|image| image.volatile(point));
         let total: usize = volatile.clone().sum();
         let few = total < 63 && 1 << total <= ALL_CHOICES.min(cases);
         if few && case >= 1 << total {
@@ -367,10 +373,10 @@ impl<'a> Explorer<'a> {
         let fates: Vec<Fate> = (0..total).map(&mut fate).collect();
         let mut left = fates.as_slice();
         let mut all = Images::new();
-        for ((recording, is_qcow2), count) in stretch.disks.iter().zip(volatile) {
+        for (image, count) in stretch.images.iter().zip(volatile) {
             let (own, rest) = left.split_at(count);
             left = rest;
-            all.push((recording.image(point, own, &mut rng), *is_qcow2));
+            all.push(image.image(point, own, &mut rng));
         }
         let some = |places: &Vec<usize>| places.iter().map(|at| all[*at].clone()).collect();
         Some(Left {

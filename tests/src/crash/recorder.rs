@@ -221,7 +221,8 @@ impl Driver for Recorder {
     }
 
     fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
-        self.perform(Kind::Discard, Some(Change::Discard(range.offset(), range.len())))
+        let change = self.disk.forgetting(range.offset(), range.len());
+        self.perform(Kind::Discard, Some(change))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {

@@ -10,18 +10,22 @@ use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::Client;
+use millpond_drivers::secret::{SecretOptions, SecretSource};
 use millpond_messages::graph::{
     Amend, Commit, DrainScope, MakeImage, Options, RecordBackingFile, ReopenKeeping, Resize, RootRequest,
     RootUser, SetRootPermissions,
 };
-use millpond_messages::{Permissions, RequestFlags, Result};
+use millpond_messages::qapi::schema::QCryptoSecretFormat;
+use millpond_messages::{Error, Permissions, RequestFlags, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 use super::disk::{Clock, Disk, Fault};
 use super::history::{Asked, History, payload};
 use super::jobs::JobSite;
+use super::keys::{FIRST, KEYS, is_wrong_password};
 use super::lane::Lane;
+use super::link::{Format, Link, chain_options};
 use super::recorder::{Disks, RecorderKind};
 use super::workload::{Step, Workload};
 
@@ -53,6 +57,15 @@ impl Site {
             .registry
             .register(Arc::new(kind))
             .expect("no other driver is called that");
+        let secrets = config.registry.secrets();
+        for id in KEYS {
+            let secret = SecretOptions {
+                source: SecretSource::Data(id.as_bytes().to_vec().into()),
+                format: QCryptoSecretFormat::Raw,
+                wrapped_by: None,
+            };
+            secrets.add(id, secret.load(secrets).expect("it is plain text"));
+        }
         Self {
             layer: BlockLayer::start(config).await.expect("the block layer starts"),
             disks,
@@ -94,18 +107,42 @@ impl Site {
         self.graph().attach(request).await
     }
 
-    /// Makes a qcow2 image on the disk of this name.
-    pub async fn create(&self, disk: &str, create: &Value, size: u64) -> Result<()> {
-        let node = self.name("made");
-        let file = json!({"driver": "recorder", "node-name": node, "disk": disk});
-        self.graph().add_node(options(file)).await?;
+    /// Makes an image on the disks of `link`.
+    pub async fn create(&self, link: &Link, create: &Value, size: u64) -> Result<()> {
         let mut request = create.clone();
-        request["driver"] = json!("qcow2");
-        request["file"] = json!(node);
         request["size"] = json!(size);
+        request["driver"] = match link.format {
+            Format::Luks => json!("luks"),
+            Format::Qcow2 | Format::Raw => json!("qcow2"),
+        };
+        let data = link.data.as_ref().map(|(name, _)| ("data-file", name));
+        let mut nodes = Vec::new();
+        for (child, disk) in [("file", &link.name)].into_iter().chain(data) {
+            let node = self.name("made");
+            let file = json!({"driver": "recorder", "node-name": node, "disk": disk});
+            self.graph().add_node(options(file)).await?;
+            request[child] = json!(node);
+            nodes.push(node);
+        }
         let created = self.graph().ask(MakeImage(options(request))).await;
-        self.graph().delete_node(node).await?;
+        for node in nodes {
+            self.graph().delete_node(node).await?;
+        }
         created
+    }
+
+    /// Makes all of a disk zeroes that reads as anything at first.
+    async fn zero_all(&self, link: &Link, size: u64) -> Result<()> {
+        let node = self.name("new");
+        let mut image = chain_options(std::slice::from_ref(link), Some(FIRST));
+        image["node-name"] = json!(node);
+        self.graph().add_node(options(image)).await?;
+        let client = self.attach(&node).await?;
+        let zeroes = Buffers::zeroed(size as usize);
+        let (written, _) = client.write(0, zeroes, RequestFlags::FUA).await;
+        self.graph().detach(client.root()).await?;
+        self.graph().delete_node(node).await?;
+        written.map_err(|error| Error::io("zeroes cannot be written", error))
     }
 
     /// Ends it.
@@ -113,31 +150,6 @@ impl Site {
         self.jobs.end();
         self.layer.shut_down().await.expect("everything is closed");
     }
-}
-
-/// A disk of a chain.
-#[derive(Debug, Clone)]
-pub struct Link {
-    /// Its name.
-    pub name: String,
-    /// The disk.
-    pub disk: Arc<Disk>,
-    /// It holds a qcow2 image, and raw bytes otherwise.
-    pub is_qcow2: bool,
-}
-
-/// Options of a node on the topmost of `links`, which begin with the lowest.
-pub fn chain_options(links: &[(String, bool)]) -> Value {
-    let mut below = Value::Null;
-    for (disk, is_qcow2) in links {
-        let file = json!({"driver": "recorder", "disk": disk, "discard": "unmap"});
-        below = if *is_qcow2 {
-            json!({"driver": "qcow2", "file": file, "backing": below, "discard": "unmap"})
-        } else {
-            file
-        };
-    }
-    below
 }
 
 /// The disks of the image for some time.
@@ -163,6 +175,25 @@ impl Stretch {
             besides: Vec::new(),
         }
     }
+}
+
+/// Makes the image of a workload.
+async fn make_image(site: &Site, workload: &Workload, clock: &Arc<Clock>, rng: &mut fastrand::Rng) -> Link {
+    let mut make = |what: &str| {
+        let disk = Disk::new(Vec::new(), clock, workload.alignment, rng.u64(..), 3);
+        (site.put(what, &disk), disk)
+    };
+    let (name, disk) = make("image");
+    let mut image = Link::new(name, disk, workload.format);
+    image.data = workload.has_data_file.then(|| make("data"));
+    image.data.iter().for_each(|(_, disk)| disk.forget_to_zeroes());
+    let made = site.create(&image, &workload.create, workload.size).await;
+    made.expect("the image can be made");
+    if workload.format == Format::Luks {
+        let zeroed = site.zero_all(&image, workload.size).await;
+        zeroed.expect("a new volume can be written to");
+    }
+    image
 }
 
 /// Which disks fail.
@@ -204,7 +235,8 @@ pub struct Run<'a> {
     fault: Option<Fault>,
     /// There was one at some time.
     had_fault: bool,
-    /// The disks that it may be in force on: the image's, the first overlay's, and the first that a job copies to.
+    /// The disks that it may be in force on: the image's, the one with its data, the first overlay's, and the first that a
+    /// job copies to.
     faulty: Vec<Arc<Disk>>,
     side: Side,
     /// What jobs do about errors.
@@ -224,32 +256,25 @@ impl<'a> Run<'a> {
             initial = vec![0; len as usize];
             rng.fill(&mut initial);
             let disk = Disk::new(initial.clone(), &clock, workload.alignment, rng.u64(..), 3);
-            let name = site.put("base", &disk);
-            links.push(Link {
-                name,
-                disk,
-                is_qcow2: false,
-            });
+            links.push(Link::new(site.put("base", &disk), disk, Format::Raw));
         }
-        let disk = Disk::new(Vec::new(), &clock, workload.alignment, rng.u64(..), 3);
-        let name = site.put("image", &disk);
-        site.create(&name, &workload.create, workload.size)
-            .await
-            .expect("the image can be made");
-        let image = Arc::clone(&disk);
-        links.push(Link {
-            name,
-            disk,
-            is_qcow2: true,
-        });
+        let image = make_image(site, workload, &clock, &mut rng).await;
+        let mut faulty = vec![Arc::clone(&image.disk)];
+        faulty.extend(image.data.iter().map(|(_, disk)| Arc::clone(disk)));
+        links.push(image);
         for link in &links {
             link.disk.record();
+            link.data.iter().for_each(|(_, disk)| disk.record());
+        }
+        let history = History::new(&clock, initial, workload.size);
+        if workload.is_encrypted() {
+            history.keys.begin();
         }
         Self {
             site,
             workload,
             rng,
-            history: History::new(&clock, initial, workload.size),
+            history,
             clock,
             chains: vec![Stretch::of(0, links)],
             failures: Arc::default(),
@@ -259,11 +284,16 @@ impl<'a> Run<'a> {
             client: None,
             fault: None,
             had_fault: false,
-            faulty: vec![image],
+            faulty,
             side: Side::All,
             on_error: "report",
             failed: Cell::new(false),
         }
+    }
+
+    /// Whether the image's data reads alike without its tables.
+    pub fn is_raw_outside(&self) -> bool {
+        self.workload.is_raw_outside()
     }
 
     /// The chain of disks now.
@@ -328,14 +358,11 @@ impl<'a> Run<'a> {
 
     /// Opens the image, and tries once more if that fails.
     pub async fn open(&mut self) -> bool {
+        let mut keys = self.history.keys.usable(u64::MAX);
         for _ in 0..2 {
-            let links = self.links().iter();
-            let links: Vec<(String, bool)> = links.map(|link| (link.name.clone(), link.is_qcow2)).collect();
             let node = self.site.name("disk");
-            let mut image = chain_options(&links);
-            image["node-name"] = json!(node);
             self.history.kept.return_to(self.history.now());
-            let added = self.site.graph().add_node(options(image)).await;
+            let added = self.add_disk(&node, &mut keys).await;
             if self.note("open", added).is_some() {
                 self.node = node;
                 self.lower.clear();
@@ -345,6 +372,19 @@ impl<'a> Run<'a> {
             }
         }
         false
+    }
+
+    /// Adds a node of the image by one of `keys`, and leaves those out from then on that do not open it.
+    async fn add_disk(&self, node: &str, keys: &mut Vec<Option<&'static str>>) -> Result<()> {
+        loop {
+            let mut image = chain_options(self.links(), keys.first().copied().flatten());
+            image["node-name"] = json!(node);
+            let added = self.site.graph().add_node(options(image)).await;
+            match &added {
+                Err(error) if keys.len() > 1 && is_wrong_password(&error.to_string()) => keys.remove(0),
+                _ => return added,
+            };
+        }
     }
 
     /// Lets go of the image, which stays open.
@@ -453,9 +493,12 @@ impl<'a> Run<'a> {
         let changed = async {
             // What fails once does not fail twice. After a resize that failed the disk is used as it is.
             let stays = matches!(step, Step::Resize(_));
-            for _ in 0..3 {
+            for tries in 0..3 {
                 self.failed.set(false);
-                self.change(step).await;
+                match step {
+                    Step::Keys(change) => self.change_keys(*change, tries > 0).await,
+                    _ => self.change(step).await,
+                }
                 if !self.failed.get() || stays {
                     break;
                 }
@@ -498,7 +541,7 @@ impl<'a> Run<'a> {
         let graph = self.site.graph().clone();
         let node = self.node.clone();
         match step {
-            Step::Requests | Step::CloseAndOpen => {}
+            Step::Requests | Step::CloseAndOpen | Step::Keys(_) => {}
             Step::Resize(new) => {
                 self.resize(
                     *new,
@@ -598,15 +641,15 @@ impl<'a> Run<'a> {
     async fn snapshot(&mut self) {
         let seed = self.rng.u64(..);
         let disk = Disk::new(Vec::new(), &self.clock, self.workload.alignment, seed, 3);
-        let name = self.site.put("overlay", &disk);
+        let link = Link::new(self.site.put("overlay", &disk), Arc::clone(&disk), Format::Qcow2);
         disk.record();
-        let created = self.site.create(&name, &self.workload.create, self.size).await;
+        let created = self.site.create(&link, &self.workload.create, self.size).await;
         if self.note("create", created).is_none() {
             return;
         }
         self.may_fail(&disk, 1);
         let node = self.site.name("disk");
-        let mut overlay = chain_options(&[(name.clone(), true)]);
+        let mut overlay = chain_options(std::slice::from_ref(&link), None);
         overlay["node-name"] = json!(node);
         let added = self.site.graph().add_node(options(overlay)).await;
         if self.note("open", added).is_none() {
@@ -614,11 +657,7 @@ impl<'a> Run<'a> {
         }
         // The overlay shows the same as the image below it until something is written to it.
         let mut links = self.links().to_vec();
-        links.push(Link {
-            name,
-            disk,
-            is_qcow2: true,
-        });
+        links.push(link);
         let since = self.clock.tick();
         let put = self.site.graph().snapshot(self.node.clone(), node.clone()).await;
         if self.note("snapshot", put).is_some() {

@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 pub use super::keeping::Keep;
+use super::keys::{FIRST, KEYS, KeyChange};
+use super::link::Format;
 
 /// Something done to an image besides requests.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub enum Step {
     Job(Work),
     /// What the image keeps besides the disk changes.
     Keep(Keep),
+    /// The passwords of the image change.
+    Keys(KeyChange),
 }
 
 /// What a job does.
@@ -82,8 +86,12 @@ const MIX: Mix = Mix {
 pub struct Workload {
     /// Its name.
     pub name: &'static str,
-    /// What the image is made with, its size left out.
+    /// What the image is.
+    pub format: Format,
+    /// What it is made with, its size and its files left out.
     pub create: Value,
+    /// Its data is on a disk of its own.
+    pub has_data_file: bool,
     /// How long the disk is.
     pub size: u64,
     /// How long the raw image below it is.
@@ -105,7 +113,9 @@ pub struct Workload {
 fn workload(name: &'static str, create: Value, size: u64) -> Workload {
     Workload {
         name,
+        format: Format::Qcow2,
         create,
+        has_data_file: false,
         size,
         backing: None,
         mix: MIX,
@@ -123,6 +133,8 @@ pub fn all() -> Vec<Workload> {
     list.extend(chains());
     list.extend(changes());
     list.extend(keeping());
+    list.extend(features());
+    list.extend(encrypted());
     list.extend(jobs());
     list
 }
@@ -277,6 +289,20 @@ fn changes() -> Vec<Workload> {
             ..workload("widths", small.clone(), size)
         },
         Workload {
+            requests: 10,
+            backing: Some(size),
+            steps: vec![
+                Step::Requests,
+                Step::Amend(json!({"compat": "0.10"})),
+                Step::Requests,
+                Step::Amend(json!({"compat": "1.1"})),
+                Step::Requests,
+                Step::Amend(json!({"compat": "0.10"})),
+                Step::Requests,
+            ],
+            ..workload("versions", small.clone(), size)
+        },
+        Workload {
             requests: 12,
             steps: vec![
                 Step::Reopen(json!({"lazy-refcounts": true})),
@@ -335,6 +361,102 @@ fn keeping() -> Vec<Workload> {
     ]
 }
 
+/// Subclusters, and data in a file of its own.
+fn features() -> Vec<Workload> {
+    let (size, extended) = (1 << 19, json!({"cluster-size": 16384, "extended-l2": true}));
+    let resizes = vec![
+        Step::Requests,
+        Step::Resize(2 * size),
+        Step::Requests,
+        Step::Resize(size / 2),
+        Step::Requests,
+    ];
+    let data_file = |name, create| Workload {
+        has_data_file: true,
+        requests: 15,
+        steps: resizes.clone(),
+        ..workload(name, create, size)
+    };
+    let kept = [Keep::Make("one"), Keep::Apply("one"), Keep::Delete("one")];
+    let kept = kept.into_iter().map(Step::Keep).chain([Step::CloseAndOpen]);
+    vec![
+        Workload {
+            longest: 6000,
+            requests: 20,
+            mix: Mix {
+                zero: 5,
+                discard: 4,
+                compressed: 2,
+                ..MIX
+            },
+            steps: resizes.clone(),
+            ..workload("subclusters", extended.clone(), size)
+        },
+        Workload {
+            backing: Some(size),
+            longest: 6000,
+            requests: 60,
+            ..workload("subclusters-backing", extended.clone(), size)
+        },
+        Workload {
+            requests: 9,
+            longest: 9_000,
+            steps: [Step::Requests].into_iter().chain(kept).collect(),
+            ..workload("subclusters-internal", extended.clone(), 1 << 17)
+        },
+        data_file("data-file", json!({"cluster-size": 4096})),
+        data_file("data-file-subclusters", extended),
+        Workload {
+            // What a raw disk has where something was forgotten is nobody's promise.
+            mix: Mix { discard: 0, ..MIX },
+            ..data_file(
+                "data-file-raw",
+                json!({"cluster-size": 4096, "data-file-raw": true}),
+            )
+        },
+    ]
+}
+
+/// Images whose data is encrypted, and their passwords.
+fn encrypted() -> Vec<Workload> {
+    // Short keys have short places, of which a crash is tried at each write.
+    let keys = json!({
+        "key-secret": FIRST, "iter-time": 1, "cipher-alg": "aes-128", "cipher-mode": "cbc", "ivgen-alg": "plain64"
+    });
+    let [first, second, third, fourth] = KEYS;
+    let changes = [
+        KeyChange::Replace(0, first, second),
+        KeyChange::Put(6, third),
+        KeyChange::Erase(second),
+        KeyChange::Put(1, fourth),
+        KeyChange::Erase(third),
+    ];
+    let steps = |changes: &[KeyChange]| -> Vec<Step> {
+        let changes = changes.iter().map(|change| Step::Keys(*change));
+        let all = [Step::Requests].into_iter().chain(changes);
+        all.chain([Step::CloseAndOpen, Step::Requests]).collect()
+    };
+    let mut inside = keys.clone();
+    inside["format"] = json!("luks");
+    vec![
+        Workload {
+            requests: 6,
+            steps: steps(&changes),
+            ..workload(
+                "encrypted",
+                json!({"cluster-size": 4096, "encrypt": inside}),
+                1 << 18,
+            )
+        },
+        Workload {
+            format: Format::Luks,
+            requests: 6,
+            steps: steps(&changes),
+            ..workload("luks", keys, 1 << 18)
+        },
+    ]
+}
+
 fn jobs() -> Vec<Workload> {
     let size = 1 << 18;
     let job = |name, works: &[Step]| Workload {
@@ -366,6 +488,16 @@ impl Workload {
     /// Whether jobs are a part of it.
     pub fn has_jobs(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Job(_)))
+    }
+
+    /// Whether a password opens it.
+    pub fn is_encrypted(&self) -> bool {
+        self.format == Format::Luks || self.create["encrypt"].is_object()
+    }
+
+    /// Whether its data reads alike without its tables.
+    pub fn is_raw_outside(&self) -> bool {
+        self.create["data-file-raw"] == true
     }
 }
 

@@ -21,14 +21,14 @@
 //! that it has without an error. Whoever uses the disk is told nothing of the target.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use futures_executor::block_on;
 use millpond_messages::IoError;
 
 use crate::crash::Watchdog;
 use crate::crash::disk::{Fate, Fault, Kind};
-use crate::crash::examine::{Images, examine};
+use crate::crash::examine::{Promised, examine};
+use crate::crash::link::Images;
 use crate::crash::site::{Failure, Run, Side, Site};
 use crate::crash::workload::{self, Step, Workload};
 
@@ -249,7 +249,10 @@ fn told_fits(workload: &Workload, fault: Fault, hits: u64, told: &[Failure]) -> 
         return Err(format!("{hits} failed, told was {told:#?}"));
     }
     let quiet = |step: &Step| matches!(step, Step::CloseAndOpen | Step::Snapshot);
-    let silent = workload.steps.iter().any(quiet) || matches!(fault.kind, Kind::Discard | Kind::Read);
+    // A data file is told of zeroes that the tables show, so that it may free their space.
+    let is_hint = fault.kind == Kind::Zero && workload.has_data_file && !workload.is_raw_outside();
+    let silent =
+        is_hint || workload.steps.iter().any(quiet) || matches!(fault.kind, Kind::Discard | Kind::Read);
     if told.is_empty() && !silent {
         return Err("nobody was told".to_owned());
     }
@@ -265,13 +268,16 @@ async fn look(site: &Site, run: &Run<'_>, seed: u64) -> Result<(), String> {
             .links()
             .iter()
             .map(|link| {
-                let recording = link.disk.recording();
-                let fates = vec![fate; recording.volatile(point).len()];
-                (recording.image(point, &fates, &mut rng), link.is_qcow2)
+                let recorded = link.recorded();
+                let fates = vec![fate; recorded.volatile(point)];
+                recorded.image(point, &fates, &mut rng)
             })
             .collect();
-        let history = Arc::clone(&run.history);
-        examine(site, &images, &history, point, fate == Fate::Torn)
+        let promised = Promised {
+            history: &run.history,
+            is_raw_outside: run.is_raw_outside(),
+        };
+        examine(site, &images, promised, point, fate == Fate::Torn)
             .await
             .map_err(|text| format!("{fate:?}: {text}"))?;
     }

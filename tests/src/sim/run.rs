@@ -30,6 +30,7 @@ use super::swarm::{End, Shape, Swarm};
 use super::target::FIRST_SUCCESSOR;
 use super::trace::Trace;
 use crate::crash::census::{Census, census};
+use crate::crash::link::Stored;
 
 /// How long all that is pending may take once faults have stopped: far beyond what the slowest disk explains.
 const BOUND: Duration = Duration::from_secs(60);
@@ -214,7 +215,7 @@ impl Run {
     /// No image is corrupt, whatever happened. Clusters are lost only by a loss of power, or where what failed was a table.
     fn look_at_image(&self, left: &Left, name: &str, bytes: &[u8]) {
         let stage = &left.stage;
-        let found = match census(bytes) {
+        let found = match census(&Stored::qcow2(bytes.to_vec())) {
             Ok(found) => found,
             Err(text) => return stage.violated(format!("{name} is no image any more: {text}")),
         };
