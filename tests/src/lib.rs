@@ -20,6 +20,7 @@ pub mod model;
 pub mod mounted;
 pub mod nbd;
 pub mod nth;
+pub mod pairwise;
 pub mod program;
 pub mod qmp;
 pub mod sim;
