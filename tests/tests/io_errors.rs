@@ -78,3 +78,9 @@ workloads! {
 fn every_flush_of_a_resize_fails() {
     survives_of_kind("resize", 1, Some("flush"));
 }
+
+/// Bitmaps that are stored fit the image, whose length is the new one though its node was told that the resize failed.
+#[test]
+fn every_flush_beside_stored_bitmaps_fails() {
+    survives_of_kind("bitmaps", 1, Some("flush"));
+}

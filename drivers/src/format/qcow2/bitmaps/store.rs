@@ -162,7 +162,7 @@ impl Qcow2 {
         let mut listed = self.state.borrow().bitmaps.listed.clone();
         for (set, name, is_recording) in bitmaps {
             let written = self
-                .write_bitmap(&set, name.as_bytes(), is_recording, &mut taken)
+                .write_bitmap(set, name.as_bytes(), is_recording, &mut taken)
                 .await;
             match written {
                 Ok(new) => match listed.iter_mut().find(|old| old.name == new.name) {
@@ -196,12 +196,17 @@ impl Qcow2 {
     /// Writes the bits of a bitmap, and the table of them.
     async fn write_bitmap(
         &self,
-        set: &ChunkSet,
+        mut set: ChunkSet,
         name: &[u8],
         is_recording: bool,
         taken: &mut Taken,
     ) -> IoResult<Listed> {
-        let geometry = self.state.borrow().geometry;
+        let (geometry, len) = {
+            let state = self.state.borrow();
+            (state.geometry, state.header.size)
+        };
+        // Of a change of length that failed in its last flush the image has the new one, and its node has not.
+        set.resize(len).map_err(|_| IoError::Os(EFBIG))?;
         let count = entries_for(set.len(), set.chunk(), &geometry);
         let mut words = set.words();
         let mut table = Vec::new();
