@@ -65,6 +65,7 @@ workloads! {
     versions_over_a_backing_file: "versions",
     reopen: "reopen",
     stored_bitmaps: "bitmaps",
+    logged_bitmaps: "bitmap-log",
     internal_snapshots: "internal",
     subclusters: "subclusters",
     subclusters_over_a_backing_file: "subclusters-backing",

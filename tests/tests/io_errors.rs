@@ -56,6 +56,7 @@ workloads! {
     versions_over_a_backing_file: "versions" every 11,
     reopen_and_permissions: "reopen" every 5,
     stored_bitmaps: "bitmaps" every 11,
+    logged_bitmaps: "bitmap-log" every 23,
     internal_snapshots: "internal" every 11,
     subclusters: "subclusters" every 7,
     subclusters_over_a_backing_file: "subclusters-backing" every 5,

@@ -93,6 +93,7 @@ pub fn internal_io_of(order: &Order) -> Vec<NodeId> {
             | NodeTask::Amend { .. }
             | NodeTask::Check { .. }
             | NodeTask::MarkBitmaps
+            | NodeTask::StoreAndLog
             | NodeTask::UnstoreBitmap { .. }
             | NodeTask::ChangeSnapshots(_)
             | NodeTask::SaveVmState { .. }
@@ -132,7 +133,9 @@ pub fn what(order: &Order) -> Option<&'static str> {
             NodeTask::ExchangePrepare { .. } | NodeTask::Exchange { .. } => "exchange of a child",
             NodeTask::PermissionsPrepare { .. } => "change of permissions",
             NodeTask::ChangeBackingFile { .. } => "change of the backing file",
-            NodeTask::MarkBitmaps | NodeTask::UnstoreBitmap { .. } => "change of the image's bitmaps",
+            NodeTask::MarkBitmaps | NodeTask::StoreAndLog | NodeTask::UnstoreBitmap { .. } => {
+                "change of the image's bitmaps"
+            }
             NodeTask::Invalidate => "reading of metadata",
             NodeTask::ReadHead { .. } => "first read",
             NodeTask::Describe

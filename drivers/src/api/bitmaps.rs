@@ -37,6 +37,11 @@ pub trait StoresBitmaps {
     /// written to it.
     fn store(&self, bitmaps: Vec<ImageBitmap>) -> Answer<'_, Result<()>>;
 
+    /// Stores bitmaps as [`StoresBitmaps::store`] does where the image goes on to be written to, and has a log tell from then
+    /// on what has changed since: nothing is dirty by it. Nothing happens where the image keeps no log. Where it cannot go
+    /// on with one it goes on without, and after a crash nobody knows what is dirty.
+    fn store_and_log(&self, bitmaps: Vec<ImageBitmap>) -> Answer<'_, Result<()>>;
+
     /// Removes a bitmap from the image, if it has one of this name.
     fn remove(&self, name: &str) -> Answer<'_, Result<()>>;
 }

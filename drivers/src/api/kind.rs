@@ -253,6 +253,12 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// An image that is opened with these options keeps a log of its dirty bitmaps: it is to store them whenever they change
+    /// otherwise than by writes ([`StoresBitmaps::store_and_log`](super::StoresBitmaps::store_and_log)).
+    fn logs_bitmaps(&self, _options: &Options) -> bool {
+        false
+    }
+
     /// What whoever amends an image takes on its node.
     fn amend_permissions(&self) -> Permissions {
         Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE

@@ -2,7 +2,7 @@
 
 use millpond_messages::RequestFlags;
 use millpond_ring::buffer::{Buffer, Buffers};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::census::{Census, census};
 use super::disk::Clock;
@@ -11,19 +11,23 @@ use super::keys::{Opens, is_wrong_password};
 use super::link::{Format, Images, Link, Stored, chain_options};
 use super::site::{Site, options};
 
-/// Opens a chain read-write, as after a restart, with a secret where it is encrypted, and reads all of it; answers that and the
-/// images afterwards.
+/// Opens a chain read-write, as after a restart, with a secret where it is encrypted and more options for the last image, and
+/// reads all of it; answers that and the images afterwards.
 pub async fn contents(
     site: &Site,
     images: &Images,
     key: Option<&str>,
     then_write: bool,
+    more: &Value,
 ) -> Result<(Vec<u8>, Images), String> {
     let clock = std::sync::Arc::<Clock>::default();
     let links: Vec<Link> = images.iter().map(|image| image.load(site, &clock)).collect();
     let node = site.name("opened");
     let mut image = chain_options(&links, key);
     image["node-name"] = json!(node);
+    for (name, value) in more.as_object().into_iter().flatten() {
+        image[name] = value.clone();
+    }
     let added = site.graph().add_node(options(image)).await;
     for link in &links {
         site.disks.remove(&link.name);
@@ -104,8 +108,8 @@ fn places(len: u64) -> [u64; 3] {
 const AFTER: u64 = 4096;
 
 /// Requires that what an image kept before it was opened, written to and closed again is what it keeps since, with the writes
-/// in its bitmaps.
-fn still_kept(before: &Census, after: &Census, written: &[u64]) -> Result<(), String> {
+/// in its bitmaps. With a log those may be consistent since that were in use.
+fn still_kept(before: &Census, after: &Census, written: &[u64], is_logged: bool) -> Result<(), String> {
     let names = |found: &Census| -> Vec<String> {
         let bitmaps = found.bitmaps.iter().map(|bitmap| &bitmap.name);
         let snapshots = found.snapshots.iter().map(|snapshot| &snapshot.name);
@@ -127,14 +131,18 @@ fn still_kept(before: &Census, after: &Census, written: &[u64]) -> Result<(), St
             continue;
         };
         let name = &old.name;
+        if is_logged && old.in_use && !new.in_use {
+            continue;
+        }
         if new.in_use != old.in_use {
             return Err(format!(
                 "the bitmap '{name}' is in use: {} to {}",
                 old.in_use, new.in_use
             ));
         }
-        // What nobody may rely on is left as it is.
-        let places: &[u64] = if old.in_use { &[] } else { written };
+        // What nobody may rely on is left as it is, and what does not record.
+        let is_left = old.in_use || !old.is_recording;
+        let places: &[u64] = if is_left { &[] } else { written };
         let mut bits = old.bits.clone();
         for offset in places {
             let (first, last) = (offset / old.granularity, (offset + AFTER - 1) / old.granularity);
@@ -167,9 +175,14 @@ async fn opened(
     point: u64,
     then_write: bool,
 ) -> Result<(Vec<u8>, Images), String> {
+    // A log that is found is believed whether or not it is to go on.
+    let more = match history.kept.is_logged() && point.is_multiple_of(2) {
+        true => json!({"x-millpond-bitmap-log": true}),
+        false => Value::Null,
+    };
     let keys = history.keys.at(point);
     if keys.is_empty() {
-        return contents(site, images, None, then_write).await;
+        return contents(site, images, None, then_write, &more).await;
     }
     let (mut found, mut count) = (None, 0);
     // A password that opens nothing is tried at every place for keys: that is done to some of the images alone.
@@ -177,7 +190,7 @@ async fn opened(
         .iter()
         .filter(|(_, opens)| *opens != Opens::Never || then_write);
     for (key, opens) in tried {
-        match (contents(site, images, Some(key), then_write).await, opens) {
+        match (contents(site, images, Some(key), then_write, &more).await, opens) {
             (Ok(_), Opens::Never) => return Err(format!("'{key}' opens it still")),
             (Ok(now), _) => {
                 count += 1;
@@ -231,5 +244,7 @@ pub async fn examine(
     history.check_kept(point, &before, &found)?;
     let places = places(found.len() as u64);
     let written: &[u64] = if then_write { &places } else { &[] };
-    still_kept(&before, &after, written).map_err(|text| format!("after use: {text}"))
+    history.kept.check_logged(point, &after, &found)?;
+    still_kept(&before, &after, written, history.kept.is_logged())
+        .map_err(|text| format!("after use: {text}"))
 }

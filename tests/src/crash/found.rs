@@ -11,6 +11,8 @@ pub struct FoundBitmap {
     pub granularity: u64,
     /// The image says that nobody knows what is dirty.
     pub in_use: bool,
+    /// It records writes.
+    pub is_recording: bool,
     /// What is dirty, a bit each.
     pub bits: Vec<bool>,
 }
@@ -158,6 +160,7 @@ impl Image<'_> {
             name,
             granularity,
             in_use: flags & 1 != 0,
+            is_recording: flags & 2 != 0,
             bits,
         });
     }

@@ -21,6 +21,12 @@ pub enum Keep {
     AddBitmap(&'static str, u32),
     /// A bitmap is removed.
     RemoveBitmap(&'static str),
+    /// A bitmap is cleared.
+    ClearBitmap(&'static str),
+    /// A bitmap records from now on, or not.
+    Record(&'static str, bool),
+    /// The second bitmap is merged into the first.
+    Merge(&'static str, &'static str),
     /// The node becomes read-only and writable again.
     ReadOnly,
     /// The node becomes inactive and active again.
@@ -36,7 +42,10 @@ pub enum Keep {
 impl Keep {
     /// Nothing is asked for meanwhile: there is no user of the disk, or what it reads as must be known.
     pub(super) const fn is_alone(self) -> bool {
-        !matches!(self, Self::RemoveBitmap(_) | Self::Make(_) | Self::Delete(_))
+        !matches!(
+            self,
+            Self::RemoveBitmap(_) | Self::Record(..) | Self::Merge(..) | Self::Make(_) | Self::Delete(_)
+        )
     }
 }
 
@@ -49,6 +58,9 @@ impl Run<'_> {
         match keep {
             Keep::AddBitmap(name, granularity) => self.add_bitmap(name, granularity).await,
             Keep::RemoveBitmap(name) => self.remove_bitmap(name).await,
+            Keep::ClearBitmap(name) => self.clear_bitmap(name).await,
+            Keep::Record(name, on) => self.record_bitmap(name, on).await,
+            Keep::Merge(name, source) => self.merge_bitmap(name, source).await,
             Keep::ReadOnly => self.read_only().await,
             Keep::HandOver => self.hand_over().await,
             Keep::Make(name) => self.make_snapshot(name).await,
@@ -115,6 +127,41 @@ impl Run<'_> {
         let began = self.history.now();
         let removed = self.edit(name, BitmapChange::Remove).await;
         self.history.kept.remove_bitmap(name, self.span(began, removed));
+    }
+
+    async fn clear_bitmap(&self, name: &str) {
+        let Some(client) = self.client().cloned() else {
+            return;
+        };
+        let Some(clean) = self.contents(&client).await else {
+            return;
+        };
+        let began = self.history.now();
+        let cleared = self.edit(name, BitmapChange::Clear).await;
+        let cleared = self.span(began, cleared);
+        self.history.kept.clear_bitmap(name, cleared, clean);
+    }
+
+    async fn record_bitmap(&self, name: &str, on: bool) {
+        let began = self.history.now();
+        let change = match on {
+            true => BitmapChange::Enable,
+            false => BitmapChange::Disable,
+        };
+        let recorded = self.edit(name, change).await;
+        let span = self.span(began, recorded);
+        self.history.kept.record_bitmap(name, on, span);
+    }
+
+    async fn merge_bitmap(&self, name: &str, source: &str) {
+        let began = self.history.now();
+        let sources = vec![BitmapName {
+            node: self.node.clone(),
+            name: source.to_owned(),
+        }];
+        let merged = self.edit(name, BitmapChange::Merge(sources)).await;
+        let merged = self.span(began, merged);
+        self.history.kept.merge_bitmap(name, source, merged);
     }
 
     async fn reopen(&self, read_only: bool) -> bool {

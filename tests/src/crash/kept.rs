@@ -32,8 +32,12 @@ struct KeptBitmap {
     granularity: u64,
     made: Span,
     gone: Vec<Span>,
-    /// What the disk read as when nothing was dirty.
-    clean: Vec<u8>,
+    /// It records writes, as far as its user knows.
+    is_recording: bool,
+    /// What the disk read as whenever nothing was dirty. Unknown where the bitmap stopped recording.
+    clean: Vec<(Span, Option<Vec<u8>>)>,
+    /// What it read as when nothing was dirty by bitmaps that were merged, and when what came of that was cleared.
+    merged: Vec<(Span, Vec<u8>, Option<u64>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +64,10 @@ struct Things {
     applied: Vec<Applied>,
     /// When the image was left to others, its bitmaps stored, and from when on not any more.
     left: Vec<(u64, Option<u64>)>,
+    /// The image keeps a log of its bitmaps.
+    is_logged: bool,
+    /// A log may have been given up, since something failed.
+    may_be_given_up: bool,
 }
 
 /// What an image is to keep.
@@ -78,8 +86,85 @@ impl Kept {
             granularity,
             made,
             gone: Vec::new(),
-            clean,
+            is_recording: true,
+            clean: vec![(made, Some(clean))],
+            merged: Vec::new(),
         });
+    }
+
+    fn with_bitmap(&self, name: &str, change: impl FnOnce(&mut KeptBitmap)) {
+        let mut things = self.things();
+        let named = things.bitmaps.iter_mut().rev().find(|bitmap| bitmap.name == name);
+        if let Some(bitmap) = named {
+            change(bitmap);
+        }
+    }
+
+    /// A bitmap of a disk that read as `clean` was cleared.
+    pub fn clear_bitmap(&self, name: &str, cleared: Span, clean: Vec<u8>) {
+        self.with_bitmap(name, |bitmap| {
+            let clean = Some(clean).filter(|_| bitmap.is_recording);
+            bitmap.clean.push((cleared, clean));
+            let merged = bitmap.merged.iter_mut();
+            merged.for_each(|(_, _, until)| *until = until.or(Some(cleared.began)));
+        });
+    }
+
+    /// A bitmap was to record, or not. What it says from then on is checked no more, until it is cleared while it records.
+    pub fn record_bitmap(&self, name: &str, on: bool, span: Span) {
+        self.with_bitmap(name, |bitmap| {
+            bitmap.is_recording = on && span.done.is_some();
+            bitmap.clean.push((span, None));
+        });
+    }
+
+    /// A bitmap that records was merged into another that does.
+    pub fn merge_bitmap(&self, name: &str, source: &str, merged: Span) {
+        let mut clean = None;
+        self.with_bitmap(source, |source| {
+            clean = source.clean.last().and_then(|(_, clean)| clean.clone());
+        });
+        if let Some(clean) = clean {
+            self.with_bitmap(name, |bitmap| bitmap.merged.push((merged, clean, None)));
+        }
+    }
+
+    /// The image keeps a log of its bitmaps, and is to have it whatever happens.
+    pub fn set_logged(&self, is_logged: bool) {
+        self.things().is_logged = is_logged;
+    }
+
+    /// The image keeps a log of its bitmaps.
+    pub fn is_logged(&self) -> bool {
+        self.things().is_logged
+    }
+
+    /// Something fails, so that a log may be given up.
+    pub fn allow_giving_up(&self) {
+        self.things().may_be_given_up = true;
+    }
+
+    /// Requires of an image with a log that its bitmaps, after it was opened and closed, miss nothing: a crash at `point` left
+    /// it, and it read as `disk`.
+    pub fn check_logged(&self, point: u64, found: &Census, disk: &[u8]) -> Result<(), String> {
+        let things = self.things();
+        if !things.is_logged {
+            return Ok(());
+        }
+        for bitmap in &found.bitmaps {
+            let named = |kept: &&KeptBitmap| kept.name == bitmap.name && kept.made.may_be_done(point);
+            let Some(kept) = things.bitmaps.iter().rev().find(named) else {
+                continue;
+            };
+            match bitmap.in_use {
+                true if kept.made.is_done(point) && !things.may_be_given_up => {
+                    return Err(format!("the bitmap '{}' is inconsistent", kept.name));
+                }
+                true => {}
+                false => kept.misses_nothing(point, bitmap, disk)?,
+            }
+        }
+        Ok(())
     }
 
     /// A bitmap was removed.
@@ -217,6 +302,31 @@ impl KeptBitmap {
         }
     }
 
+    /// What differs from the disk when nothing was dirty, or may not have been, is dirty.
+    fn misses_nothing(&self, point: u64, found: &FoundBitmap, disk: &[u8]) -> Result<(), String> {
+        let last = self.clean.iter().rposition(|(span, _)| span.is_done(point));
+        let possible = self.clean.iter().skip(last.unwrap_or(0));
+        let misses: Vec<Option<usize>> = possible
+            .filter(|(span, _)| span.may_be_done(point))
+            .map(|(_, clean)| missed(found, clean.as_ref()?, disk))
+            .collect();
+        let merged = self
+            .merged
+            .iter()
+            .filter(|(span, _, until)| span.is_done(point) && until.is_none_or(|until| point < until));
+        let mut merged = merged.filter_map(|(_, clean, _)| missed(found, clean, disk));
+        match (misses.iter().flatten().next(), merged.next()) {
+            (Some(at), _) if misses.iter().all(Option::is_some) => {
+                Err(format!("the bitmap '{}' misses a change at {at:#x}", self.name))
+            }
+            (_, Some(at)) => Err(format!(
+                "the bitmap '{}' misses a change at {at:#x} that was merged into it",
+                self.name
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// What differs from the clean disk is dirty, and nothing is that nobody wrote to.
     fn check_bits(
         &self,
@@ -225,18 +335,13 @@ impl KeptBitmap {
         disk: &[u8],
         requests: &[Request],
     ) -> Result<(), String> {
+        self.misses_nothing(point, found, disk)?;
+        // What was merged may be dirty in larger pieces.
+        let is_merged = self.merged.iter().any(|(span, ..)| span.may_be_done(point));
         let granularity = self.granularity as usize;
-        let zeroes = vec![0; granularity];
         for (index, part) in disk.chunks(granularity).enumerate() {
             let at = index * granularity;
-            let clean = self
-                .clean
-                .get(at..at + part.len())
-                .unwrap_or(&zeroes[..part.len()]);
             let is_dirty = found.bits.get(index).copied().unwrap_or(false);
-            if !is_dirty && part != clean {
-                return Err(format!("the bitmap '{}' misses a change at {at:#x}", self.name));
-            }
             let touches = |request: &Request| {
                 let (from, to) = match request.asked {
                     Asked::Write(offset, len) | Asked::Zero(offset, len) | Asked::Discard(offset, len) => {
@@ -248,7 +353,7 @@ impl KeptBitmap {
                 let ended = request.ended.is_none_or(|ended| ended > self.made.began);
                 ended && request.began <= point && from < (at + part.len()) as u64 && to > at as u64
             };
-            if is_dirty && !requests.iter().any(touches) {
+            if is_dirty && !is_merged && !requests.iter().any(touches) {
                 return Err(format!(
                     "the bitmap '{}' is dirty at {at:#x}, which nobody wrote to",
                     self.name
@@ -264,4 +369,18 @@ impl KeptBitmap {
             false => Ok(()),
         }
     }
+}
+
+/// The first place where a disk differs from what it was, and is not dirty.
+fn missed(found: &FoundBitmap, clean: &[u8], disk: &[u8]) -> Option<usize> {
+    let granularity = found.granularity as usize;
+    let zeroes = vec![0; granularity];
+    let parts = disk.chunks(granularity).enumerate();
+    let mut missed = parts.filter(|(index, part)| {
+        let at = index * granularity;
+        let clean = clean.get(at..at + part.len()).unwrap_or(&zeroes[..part.len()]);
+        let is_dirty = found.bits.get(*index).copied().unwrap_or(false);
+        !is_dirty && *part != clean
+    });
+    missed.next().map(|(index, _)| index * granularity)
 }

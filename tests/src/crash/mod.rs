@@ -189,7 +189,7 @@ async fn explore_create(site: &Site, options: &Options) -> Result<Report, String
     run.steps().await;
     run.close().await;
     let old = Stored::of(&run.links()[0]);
-    let before = examine::contents(site, &vec![old.clone()], None, false).await;
+    let before = examine::contents(site, &vec![old.clone()], None, false, &serde_json::Value::Null).await;
     let (before, _) = before.map_err(fail)?;
     let disk = Disk::new(old.bytes, &Arc::<Clock>::default(), 1, options.seed, 3);
     let made = Link::new(site.put("image", &disk), Arc::clone(&disk), Format::Qcow2);
@@ -205,7 +205,7 @@ async fn explore_create(site: &Site, options: &Options) -> Result<Report, String
             |_| Vec::new(),
             async |left, point, _| {
                 let images = &left.chain;
-                let opened = examine::contents(site, images, None, false).await;
+                let opened = examine::contents(site, images, None, false, &serde_json::Value::Null).await;
                 let Ok((found, _)) = opened else {
                     return if point < end { Ok(()) } else { opened.map(drop) };
                 };

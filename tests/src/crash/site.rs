@@ -270,6 +270,7 @@ impl<'a> Run<'a> {
         if workload.is_encrypted() {
             history.keys.begin();
         }
+        history.kept.set_logged(workload.bitmap_log);
         Self {
             site,
             workload,
@@ -306,6 +307,9 @@ impl<'a> Run<'a> {
         let hits = self.faulty.iter().map(|disk| disk.hits()).sum();
         (self.side, self.fault) = (side, fault);
         self.had_fault |= fault.is_some();
+        if self.had_fault {
+            self.history.kept.allow_giving_up();
+        }
         for (at, disk) in self.faulty.iter().enumerate() {
             disk.set_fault(fault.filter(|_| side != Side::Later || at > 0));
         }
@@ -379,6 +383,9 @@ impl<'a> Run<'a> {
         loop {
             let mut image = chain_options(self.links(), keys.first().copied().flatten());
             image["node-name"] = json!(node);
+            if self.workload.bitmap_log {
+                image["x-millpond-bitmap-log"] = json!(true);
+            }
             let added = self.site.graph().add_node(options(image)).await;
             match &added {
                 Err(error) if keys.len() > 1 && is_wrong_password(&error.to_string()) => keys.remove(0),

@@ -108,6 +108,8 @@ pub struct Workload {
     pub steps: Vec<Step>,
     /// What the file demands of requests.
     pub alignment: u32,
+    /// The image keeps a log of its bitmaps.
+    pub bitmap_log: bool,
 }
 
 fn workload(name: &'static str, create: Value, size: u64) -> Workload {
@@ -124,6 +126,7 @@ fn workload(name: &'static str, create: Value, size: u64) -> Workload {
         requests: 40,
         steps: vec![Step::Requests],
         alignment: 1,
+        bitmap_log: false,
     }
 }
 
@@ -336,6 +339,24 @@ fn keeping() -> Vec<Workload> {
         Keep::RemoveBitmap("fine"),
         Keep::AddBitmap("last", 4096),
     ]));
+    let mut logged = steps(&[
+        Keep::AddBitmap("fine", 512),
+        Keep::AddBitmap("coarse", 65536),
+        Keep::ClearBitmap("fine"),
+        Keep::Merge("fine", "coarse"),
+        Keep::Record("coarse", false),
+        Keep::ReadOnly,
+        Keep::Record("coarse", true),
+        Keep::ClearBitmap("coarse"),
+        Keep::HandOver,
+        Keep::RemoveBitmap("coarse"),
+    ]);
+    logged.extend([Step::Resize(2 * size), Step::CloseAndOpen, Step::Resize(size)]);
+    logged.extend(steps(&[
+        Keep::ClearBitmap("fine"),
+        Keep::RemoveBitmap("fine"),
+        Keep::AddBitmap("last", 4096),
+    ]));
     let mut internal = steps(&[
         Keep::Make("one"),
         Keep::Make("two"),
@@ -351,6 +372,13 @@ fn keeping() -> Vec<Workload> {
             longest: 20_000,
             steps: bitmaps,
             ..workload("bitmaps", small.clone(), size)
+        },
+        Workload {
+            requests: 6,
+            longest: 20_000,
+            steps: logged,
+            bitmap_log: true,
+            ..workload("bitmap-log", small.clone(), size)
         },
         Workload {
             requests: 9,

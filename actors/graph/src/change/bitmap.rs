@@ -1,7 +1,7 @@
 //! Dirty bitmaps: added, removed, changed and merged, each as one change.
 
 use millpond_messages::graph::{
-    BitmapChange, BitmapEdit, BitmapHold, BitmapName, GraphReply, HeldBitmap, ShownBitmap,
+    BitmapChange, BitmapEdit, BitmapHold, BitmapName, GraphReply, HeldBitmap, JoinBitmap, ShownBitmap,
 };
 use millpond_messages::{BitmapId, ChunkSet, Error, ErrorKind, NodeId, Result};
 
@@ -10,7 +10,7 @@ use crate::order::BitmapOrder;
 use crate::query::device;
 use crate::sections::Cover;
 use crate::state::PolicyState;
-use crate::transaction::{Change, Transaction, bitmaps};
+use crate::transaction::{Change, Outcome, Transaction, bitmaps};
 use crate::value::bitmap::{Bitmap, Wanted};
 use crate::value::chain;
 use crate::value::graph::Graph;
@@ -31,6 +31,8 @@ pub struct Editing {
     request: BitmapEdit,
     node: Option<NodeId>,
     bitmap: Option<BitmapId>,
+    /// The node's image stores it, or is to.
+    is_stored: bool,
     /// The nodes of bitmaps that are merged, as far as they have been found.
     sources: Vec<NodeId>,
 }
@@ -41,6 +43,7 @@ impl From<BitmapEdit> for Editing {
             request,
             node: None,
             bitmap: None,
+            is_stored: false,
             sources: Vec::new(),
         }
     }
@@ -62,13 +65,14 @@ impl Change for Editing {
         } = self.request.change
         {
             let node = check_new(&state.graph, node, name, granularity, persistent)?;
-            self.node = Some(node.id);
+            (self.node, self.is_stored) = (Some(node.id), persistent);
             return Ok(());
         }
         let (node, bitmap) = state
             .graph
             .find_free_bitmap(node, name, wanted(&self.request.change))?;
         (self.node, self.bitmap) = (Some(node.id), Some(bitmap.id));
+        self.is_stored = bitmap.is_persistent;
         if let BitmapChange::Merge(sources) = &self.request.change {
             let found = sources
                 .iter()
@@ -117,6 +121,25 @@ impl Change for Editing {
                 let into = bitmaps::ask(&world, node, bitmap, order).bits().await?;
                 let sources = copies(&world, sources, into.len()).await?;
                 transaction.merge_bitmap(node, bitmap, into, sources).await
+            }
+        }
+    }
+
+    /// An image with a log stores what has come of it, or of its being undone. Until then a crash leaves the bitmaps as they
+    /// were, with all that was written since.
+    async fn settle(&mut self, world: &World, _: Outcome) -> Result<()> {
+        let Some(node) = self.node.filter(|_| self.is_stored) else {
+            return Ok(());
+        };
+        let stored = bitmaps::store_and_log(world, node).await;
+        match &self.request.change {
+            BitmapChange::Add { .. } | BitmapChange::Enable | BitmapChange::Merge(_) => stored,
+            // What was dirty before stays so: nothing is missed by it.
+            BitmapChange::Remove | BitmapChange::Clear | BitmapChange::Disable => {
+                if let Err(error) = stored {
+                    tracing::error!(%error, %node, "a change of a dirty bitmap is not stored");
+                }
+                Ok(())
             }
         }
     }
@@ -206,6 +229,30 @@ async fn copies(world: &World, sources: &[BitmapName], len: u64) -> Result<Vec<C
         copies.push(*copy);
     }
     Ok(copies)
+}
+
+/// The end of a backup's use of a bitmap that its node's image stores: the image stores it as it is then.
+pub struct Joining(pub JoinBitmap);
+
+impl Change for Joining {
+    type Answer = ();
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(vec![self.0.node])
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        bitmaps::join(&transaction.world, &self.0).await
+    }
+
+    async fn settle(&mut self, world: &World, _: Outcome) -> Result<()> {
+        if let Err(error) = bitmaps::store_and_log(world, self.0.node).await {
+            tracing::error!(%error, node = %self.0.node, "a dirty bitmap is not stored at the end of a backup");
+        }
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 /// Keeps bitmaps from being changed by others until a root edge ends: all of them, or none.

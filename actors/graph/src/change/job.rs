@@ -1,9 +1,10 @@
 //! Changes that only jobs ask for: which is which.
 
 use millpond_messages::Result;
-use millpond_messages::graph::JobEdit;
+use millpond_messages::graph::{JobEdit, JoinBitmap};
 
 use crate::change::backing_link::Shorten;
+use crate::change::bitmap::Joining;
 use crate::change::insert::{Insert, Inserted};
 use crate::change::pivot::Pivot;
 use crate::change::rebase::Rebase;
@@ -26,7 +27,7 @@ pub async fn carry_out(world: &World, edit: JobEdit) -> Result<()> {
             let inserted = Inserted { owned, says_step };
             run(world, "insert", Insert::of(node, options, inserted)).await
         }
-        JobEdit::JoinBitmap(join) => bitmaps::join(world, &join).await,
+        JobEdit::JoinBitmap(join) => join_bitmap(world, join).await,
         JobEdit::DropImages { top, base, named } => {
             run(world, "drop-intermediate", Shorten::naming(top, base, named)).await
         }
@@ -42,5 +43,19 @@ pub async fn carry_out(world: &World, edit: JobEdit) -> Result<()> {
             backing,
         } => run(world, "pivot", Pivot::new(filter, replaced, target, backing)).await,
         JobEdit::ResizeHeld { root, size } => run(world, "block_resize", NewLength::held(root, size)).await,
+    }
+}
+
+/// Puts a bitmap together again, which nobody's requests wait for unless its image is to store it.
+async fn join_bitmap(world: &World, join: JoinBitmap) -> Result<()> {
+    let (node, bitmap) = (join.node, join.bitmap);
+    let is_stored = world.graph(|graph| {
+        let is_logged = bitmaps::are_logged(graph, node);
+        let bitmap = graph.bitmap_mut(node, bitmap);
+        is_logged && bitmap.is_some_and(|bitmap| bitmap.is_persistent)
+    });
+    match is_stored {
+        true => run(world, "backup", Joining(join)).await,
+        false => bitmaps::join(world, &join).await,
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     PolicyEvent, Reply, RequestId, Wiring,
 };
 use NodeOrder::{CancelInFlight, CopyOnRead, LeftOfMoment, LimitMoment, SetHistograms, SetWriteThreshold};
-use NodeTask::{ChangeMedium, DeleteFile, MarkBitmaps, SaveVmState, SendScsi, UnstoreBitmap};
+use NodeTask::{ChangeMedium, DeleteFile, MarkBitmaps, SaveVmState, SendScsi, StoreAndLog, UnstoreBitmap};
 use millpond_engine::node::{self, InTurn, OrderId, OrderOutcome};
 
 /// A node's cell.
@@ -619,7 +619,7 @@ impl FakeWorld {
             Order::Task(_, NodeTask::LoadVmState { .. }) => ended(OrderOutcome::VmState(Ok(Vec::new()))),
             Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(Default::default()))),
             Order::Task(_, DeleteFile | ChangeMedium(_) | SendScsi(_)) => done(),
-            Order::Task(_, MarkBitmaps | UnstoreBitmap { .. } | SaveVmState { .. }) => done(),
+            Order::Task(_, MarkBitmaps | StoreAndLog | UnstoreBitmap { .. } | SaveVmState { .. }) => done(),
             Order::Iothread(IothreadOrder::RealPaths(paths)) => {
                 let real = |path: String| Some(millpond_messages::path::path_clean(&path));
                 ended(OrderOutcome::RealPaths(paths.into_iter().map(real).collect()))

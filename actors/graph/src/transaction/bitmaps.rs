@@ -77,6 +77,23 @@ pub async fn mark(world: &World, node: NodeId) {
     }
 }
 
+/// Whether a node's image keeps a log of its bitmaps, so that it is to store them whenever they change otherwise than by writes.
+pub fn are_logged(graph: &Graph, node: NodeId) -> bool {
+    let node = graph.node(node);
+    node.is_some_and(|node| node.writable() && node.kind.logs_bitmaps(&node.options))
+}
+
+/// Has the image of a node store its bitmaps as they are now, if it keeps a log of them. The node is still.
+///
+/// # Errors
+/// What the image would say after a crash is neither what they are nor what they were, and it cannot be told so.
+pub async fn store_and_log(world: &World, node: NodeId) -> Result<()> {
+    match world.graph(|graph| are_logged(graph, node)) {
+        true => world.ask(node, NodeTask::StoreAndLog).done().await,
+        false => Ok(()),
+    }
+}
+
 /// Has a bitmap record writes, or not; answers whether it did before.
 ///
 /// # Errors

@@ -336,6 +336,10 @@ impl StoresBitmaps for Guarded {
         self.ask_bitmaps(|bitmaps| bitmaps.store(stored))
     }
 
+    fn store_and_log(&self, stored: Vec<ImageBitmap>) -> Answer<'_, Result<()>> {
+        self.ask_bitmaps(|bitmaps| bitmaps.store_and_log(stored))
+    }
+
     fn remove(&self, name: &str) -> Answer<'_, Result<()>> {
         self.ask_bitmaps(|bitmaps| bitmaps.remove(name))
     }

@@ -164,6 +164,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.stores_bitmaps()).unwrap_or_default()
     }
 
+    fn logs_bitmaps(&self, options: &Options) -> bool {
+        self.run(|kind| kind.logs_bitmaps(options)).unwrap_or_default()
+    }
+
     fn amend_permissions(&self) -> Permissions {
         self.run(|kind| kind.amend_permissions())
             .unwrap_or_else(Permissions::all)

@@ -2,10 +2,10 @@
 
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
-use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_DATA_FILE_RAW, CORRUPT, DIRTY};
+use super::header::{AUTOCLEAR_BITMAP_LOG, AUTOCLEAR_BITMAPS, AUTOCLEAR_DATA_FILE_RAW, CORRUPT, DIRTY};
 use super::image::{GivenOptions, Prepared, Qcow2};
 use super::open::{is_writable, open_state};
-use super::options::Settings;
+use super::options::{BITMAP_LOG, Settings};
 use super::state::State;
 use super::table::cache::Cache;
 use super::table::overlap::Kind;
@@ -34,11 +34,8 @@ impl Qcow2 {
                 .await
                 .map_err(|error| Error::io("Could not repair dirty image", error))?;
         }
-        let keeps_bitmaps = self
-            .mark_bitmaps()
-            .await
-            .map_err(|error| Error::io("Could not update the image's bitmaps", error))?;
-        let bitmaps = if keeps_bitmaps { AUTOCLEAR_BITMAPS } else { 0 };
+        let marked = self.keep_bitmaps().await;
+        let bitmaps = marked.map_err(|error| Error::io("Could not update the image's bitmaps", error))?;
         let known = bitmaps | AUTOCLEAR_DATA_FILE_RAW;
         let had = {
             let autoclear = &mut self.state.borrow_mut().header.autoclear;
@@ -53,6 +50,16 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Says in the image that its bitmaps are kept here; answers the flags by which it has them still.
+    async fn keep_bitmaps(&self) -> Result<u64, IoError> {
+        self.ready_log().await?;
+        if !self.mark_bitmaps().await? {
+            return Ok(0);
+        }
+        let is_logged = self.state.borrow().bitmaps.log.is_some();
+        Ok(AUTOCLEAR_BITMAPS | if is_logged { AUTOCLEAR_BITMAP_LOG } else { 0 })
+    }
+
     /// Readies the image for the first request that changes something after a reopen.
     pub(super) async fn activate_late(&self) -> Result<(), IoError> {
         use super::wait::Key;
@@ -62,7 +69,7 @@ impl Qcow2 {
             (state.active, state.bitmaps.is_stored)
         };
         if is_active && is_stored {
-            return self.mark_bitmaps().await.map(drop);
+            return self.keep_bitmaps().await.map(drop);
         }
         if is_active {
             return Ok(());
@@ -88,6 +95,10 @@ impl Qcow2 {
             self.state.borrow().check_own_tables()?;
         }
         let settings = Settings::parse(given.options.clone(), &header, given.flags)?;
+        if settings.logs_bitmaps != self.state.borrow().settings.logs_bitmaps {
+            let text = format!("Cannot change the option '{BITMAP_LOG}'");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
         let about = GivenOptions::about_encryption;
         check_kept(&about(&self.given.borrow().options), &about(&given.options), &[])?;
         let check = request.flags.contains(OpenFlags::CHECK);

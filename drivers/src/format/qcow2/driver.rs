@@ -78,6 +78,9 @@ impl Driver for Qcow2 {
     }
 
     fn place(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        if self.state.borrow().may_miss(range) && !flags.contains(RequestFlags::WRITE_UNCHANGED) {
+            return Answer::wait(self.place_logged(range, flags));
+        }
         if flags.contains(RequestFlags::WRITE_COMPRESSED) {
             return Answer::ready(
                 self.check_compressed(GuestOffset::new(range.offset()), range.len())
@@ -123,11 +126,18 @@ impl Driver for Qcow2 {
     }
 
     fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.zero(GuestOffset::new(range.offset()), range.len(), flags))
+        Answer::wait(async move {
+            self.log_change(range).await?;
+            self.zero(GuestOffset::new(range.offset()), range.len(), flags)
+                .await
+        })
     }
 
     fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.forget(GuestOffset::new(range.offset()), range.len()))
+        Answer::wait(async move {
+            self.log_change(range).await?;
+            self.forget(GuestOffset::new(range.offset()), range.len()).await
+        })
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
@@ -298,6 +308,12 @@ impl Qcow2 {
         Ok(extent)
     }
 
+    /// Places a write once the log says what it changes.
+    async fn place_logged(&self, range: Range, flags: RequestFlags) -> IoResult<Placement> {
+        self.log_change(range).await?;
+        self.place(range, flags).await
+    }
+
     fn place_bytes(&self, offset: GuestOffset, len: u64) -> Answer<'_, IoResult<Placement>> {
         self.run(move |state| {
             let placement = state.place(offset, len, self.backing.is_connected())?;
@@ -400,20 +416,20 @@ impl Qcow2 {
 
     /// Takes back a header that was written and is not to hold, since what follows is stored by the old one.
     async fn write_old_header(&self) {
+        if let Err(error) = self.write_header().await {
+            tracing::error!(%error, "qcow2: the image has a header that could not be taken back");
+        }
+    }
+
+    /// Writes the whole header cluster as it is in memory.
+    pub(super) async fn write_header(&self) -> IoResult<()> {
         let (encoded, bits) = {
             let state = self.state.borrow();
             (state.header.encode(), state.header.cluster_bits)
         };
-        let written = match encoded {
-            Ok(mut bytes) => {
-                bytes.resize(1 << bits, 0);
-                self.file.write(HostOffset::default(), bytes.into()).await
-            }
-            Err(_) => Err(IoError::Invalid),
-        };
-        if let Err(error) = written {
-            tracing::error!(%error, "qcow2: the image has a header that could not be taken back");
-        }
+        let mut bytes = encoded.map_err(|_| IoError::Invalid)?;
+        bytes.resize(1 << bits, 0);
+        self.file.write(HostOffset::default(), bytes.into()).await
     }
 
     /// Brings the file up to date as the image is closed, so that nothing is left to repair.

@@ -11,6 +11,7 @@ use super::image::{Children, GivenOptions, Qcow2};
 use super::layout::bytes::be32;
 use super::measure::measure;
 use super::open::{backing_link, is_writable, open_state};
+use super::options::logs_bitmaps;
 use super::table::overlap::Kind;
 use crate::api::{ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames, declared};
 use crate::secret::Secrets;
@@ -75,6 +76,10 @@ impl DriverKind for Qcow2Kind {
 
     fn stores_bitmaps(&self) -> bool {
         true
+    }
+
+    fn logs_bitmaps(&self, options: &Options) -> bool {
+        logs_bitmaps(options)
     }
 
     fn probe(&self, head: &[u8]) -> u8 {

@@ -21,6 +21,9 @@ const MIN_SLICES: u64 = 16;
 /// Seconds after which unused cache entries are dropped, unless asked otherwise.
 const DEFAULT_CLEAN_INTERVAL: u64 = 600;
 
+/// The option that asks for a log of the bitmaps.
+pub(super) const BITMAP_LOG: &str = "x-millpond-bitmap-log";
+
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Raw {
@@ -45,6 +48,8 @@ struct Raw {
     refcount_cache_size: Option<u64>,
     #[serde(deserialize_with = "number")]
     cache_clean_interval: Option<u64>,
+    #[serde(deserialize_with = "boolean")]
+    x_millpond_bitmap_log: Option<bool>,
     encrypt: Option<Value>,
 }
 
@@ -107,6 +112,8 @@ pub(super) struct Settings {
     pub refblocks: usize,
     /// Seconds after which unused entries are dropped, 0 for never.
     pub clean_interval: u64,
+    /// A log keeps what changes dirty by the stored bitmaps after a crash.
+    pub logs_bitmaps: bool,
 }
 
 fn invalid(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
@@ -144,8 +151,15 @@ impl Settings {
             slices: entries(sizes.l2 / sizes.slice, MIN_SLICES, "L2")?,
             refblocks: entries(sizes.refcount >> header.cluster_bits, MIN_REFBLOCKS, "Refcount")?,
             clean_interval: clean_interval(raw.cache_clean_interval)?,
+            logs_bitmaps: raw.x_millpond_bitmap_log.unwrap_or(false),
         })
     }
+}
+
+/// Whether a node's options ask for a log of its bitmaps.
+pub(super) fn logs_bitmaps(options: &Options) -> bool {
+    let wanted = options.get(BITMAP_LOG).cloned().map(boolean);
+    matches!(wanted, Some(Ok(Some(true))))
 }
 
 fn entries(wanted: u64, min: u64, name: &str) -> Result<usize> {

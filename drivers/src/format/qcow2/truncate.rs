@@ -1,7 +1,9 @@
 //! Changes of the virtual disk's length, with what is allocated in advance or given back.
 
 use millpond_messages::io::Preallocation;
-use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, SECTOR_SIZE};
+use millpond_messages::{
+    DebugEvent, Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result, SECTOR_SIZE,
+};
 
 use super::header::MAX_L1_BYTES;
 use super::header::fields::{L1, SIZE};
@@ -125,6 +127,9 @@ impl Qcow2 {
         self.state.borrow().check_bitmaps_follow()?;
         let (old_end, end) = (GuestOffset::new(old), GuestOffset::new(size));
         let failed = |context: &'static str| move |error| Error::io(context, error);
+        self.log_change(Range::between(size.min(old), size.max(old)))
+            .await
+            .map_err(failed("Failed to update the log of the image's bitmaps"))?;
         // It is where the disk ends: a longer disk would show it, and a shorter one look for it elsewhere.
         self.drop_vm_state()
             .await

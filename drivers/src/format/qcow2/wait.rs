@@ -23,6 +23,8 @@ pub(super) enum Key {
     Resize,
     /// Readying the image for changes.
     Activation,
+    /// Writing the log of the dirty bitmaps.
+    BitmapLog,
 }
 
 /// The waits of one node. Few are held at a time, so a list does.

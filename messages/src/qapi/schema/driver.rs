@@ -65,6 +65,8 @@ qapi! {
         cache_clean_interval: Option<i64>,
         encrypt: Option<BlockdevQcow2Encryption>,
         data_file: Option<BlockdevRef>,
+        // Not QEMU's: a log keeps what changes dirty by the image's bitmaps, whatever becomes of who has it open.
+        x_millpond_bitmap_log: Option<bool> ["unstable"],
     }
 
     /// Which structures a write of qcow2's is checked against.

@@ -67,6 +67,8 @@ pub struct BitmapFacts {
 pub struct Bitmaps {
     /// Whether any of them records: all that a write looks at where none does.
     is_recording: Cell<bool>,
+    /// One that the image stores has changed otherwise than by writes, since the image was last asked to store them.
+    are_changed: Cell<bool>,
     all: RefCell<Vec<Bitmap>>,
     /// Those that were read with the image and have no number yet.
     read: RefCell<VecDeque<ImageBitmap>>,
@@ -96,6 +98,7 @@ impl Bitmaps {
     pub fn new(all: Vec<Bitmap>) -> Self {
         let bitmaps = Self {
             is_recording: Cell::new(false),
+            are_changed: Cell::new(true),
             all: RefCell::new(all),
             read: RefCell::default(),
         };
@@ -131,6 +134,7 @@ impl Bitmaps {
     /// It would have more bits than a bitmap can have.
     pub fn add(&self, id: BitmapId, new: NewBitmap, len: u64) -> Result<()> {
         let set = ChunkSet::new(len, new.granularity).map_err(too_many)?;
+        self.set_changed(true);
         self.push(Bitmap {
             id,
             is_recording: new.is_recording,
@@ -223,8 +227,19 @@ impl Bitmaps {
         stored.collect()
     }
 
+    /// Whether one that the image stores has changed otherwise than by writes.
+    pub fn are_changed(&self) -> bool {
+        self.are_changed.get()
+    }
+
+    /// Notes whether one has changed so.
+    pub fn set_changed(&self, are_changed: bool) {
+        self.are_changed.set(are_changed);
+    }
+
     /// Forgets a bitmap with its bits.
     pub fn remove(&self, id: BitmapId) {
+        self.set_changed(true);
         self.all.borrow_mut().retain(|bitmap| bitmap.id != id);
         self.refresh();
     }
@@ -235,6 +250,7 @@ impl Bitmaps {
     /// There is no such bitmap.
     pub fn set_recording(&self, id: BitmapId, is_recording: bool) -> Result<()> {
         self.with(id, |bitmap| bitmap.is_recording = is_recording)?;
+        self.set_changed(true);
         self.refresh();
         Ok(())
     }
@@ -259,6 +275,7 @@ impl Bitmaps {
     /// There is no such bitmap, or the set cannot follow to that length.
     pub fn replace(&self, id: BitmapId, mut set: ChunkSet, len: u64) -> Result<ChunkSet> {
         set.resize(len).map_err(too_many)?;
+        self.set_changed(true);
         self.with(id, |bitmap| std::mem::replace(&mut bitmap.set, set))
     }
 
@@ -278,6 +295,7 @@ impl Bitmaps {
     /// # Errors
     /// There is no such bitmap.
     pub fn join(&self, id: BitmapId, keeps: bool, more: Option<&ChunkSet>) -> Result<()> {
+        self.set_changed(true);
         self.with(id, |bitmap| {
             let whole = bitmap.whole();
             let since = bitmap.since.take();

@@ -63,6 +63,22 @@ pub async fn store_before(cell: &NodeCell, driver: &dyn Driver, flags: OpenFlags
     }
 }
 
+/// Has an image that keeps a log store the bitmaps, if any has changed otherwise than by writes since it stored them last.
+///
+/// # Errors
+/// The image cannot be written, and relies on what it said before.
+pub async fn store_and_log(cell: &NodeCell, driver: &dyn Driver) -> Result<()> {
+    let (bitmaps, image) = (cell.bitmaps(), driver.image().bitmaps());
+    match image.filter(|_| cell.flags().is_writable() && bitmaps.are_changed()) {
+        Some(image) => {
+            let stored = image.store_and_log(bitmaps.to_store()).await;
+            bitmaps.set_changed(stored.is_err());
+            stored
+        }
+        None => Ok(()),
+    }
+}
+
 /// Has the image say that its bitmaps are kept here.
 ///
 /// # Errors
@@ -80,7 +96,10 @@ pub async fn mark(driver: &dyn Driver) -> Result<()> {
 /// There is no such bitmap, or the image cannot be written.
 pub async fn remove(cell: &NodeCell, driver: &dyn Driver, id: BitmapId) -> Result<()> {
     match (cell.bitmaps().stored_name(id)?, driver.image().bitmaps()) {
-        (Some(name), Some(image)) => image.remove(&name).await,
+        (Some(name), Some(image)) => {
+            cell.bitmaps().set_changed(true);
+            image.remove(&name).await
+        }
         _ => Ok(()),
     }
 }

@@ -285,6 +285,9 @@ pub enum NodeTask {
     },
     /// Have the image say that its dirty bitmaps are kept by who has it open. The node is still.
     MarkBitmaps,
+    /// Have an image that keeps a log of its dirty bitmaps store them, if they have changed otherwise than by writes. The node is
+    /// still.
+    StoreAndLog,
     /// Remove a dirty bitmap from the image, if that stores it. The node is still.
     UnstoreBitmap {
         /// The number of the bitmap.

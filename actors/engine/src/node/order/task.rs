@@ -7,8 +7,8 @@ use millpond_drivers::api::{Driver, ReopenRequest};
 use millpond_messages::error::errno::EFBIG;
 use millpond_messages::graph::Options;
 use millpond_messages::{
-    CheckResult, ChildSlot, ChunkSet, Error, ErrorKind, InternalSnapshot, IoError, IoResult, MAX_LENGTH,
-    MediumOrder, NodeId, Range, Repair, Result, ScsiAnswer, ScsiCommand, SnapshotChange,
+    BitmapId, CheckResult, ChildSlot, ChunkSet, Error, ErrorKind, InternalSnapshot, IoError, IoResult,
+    MAX_LENGTH, MediumOrder, NodeId, Range, Repair, Result, ScsiAnswer, ScsiCommand, SnapshotChange,
 };
 
 use super::commit;
@@ -64,9 +64,8 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
         ),
         NodeTask::Amend { options, force } => OrderOutcome::Done(amend(table, node, &options, force).await),
         NodeTask::MarkBitmaps => OrderOutcome::Done(mark_bitmaps(table, node).await),
-        NodeTask::UnstoreBitmap { bitmap } => OrderOutcome::Done(
-            async { stored::remove(&*found(table, node)?, &*driver(table, node)?, bitmap).await }.await,
-        ),
+        NodeTask::StoreAndLog => OrderOutcome::Done(store_and_log(table, node).await),
+        NodeTask::UnstoreBitmap { bitmap } => OrderOutcome::Done(unstore_bitmap(table, node, bitmap).await),
         NodeTask::ChangeSnapshots(change) => OrderOutcome::Snapshot(snapshots(table, node, &change).await),
         NodeTask::SaveVmState { offset, state } => {
             OrderOutcome::Done(save_state(table, node, offset, state).await)
@@ -315,6 +314,14 @@ pub async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> 
 
 async fn mark_bitmaps(table: &NodeTable, node: NodeId) -> Result<()> {
     stored::mark(&*driver(table, node)?).await
+}
+
+async fn store_and_log(table: &NodeTable, node: NodeId) -> Result<()> {
+    stored::store_and_log(&*found(table, node)?, &*driver(table, node)?).await
+}
+
+async fn unstore_bitmap(table: &NodeTable, node: NodeId, bitmap: BitmapId) -> Result<()> {
+    stored::remove(&*found(table, node)?, &*driver(table, node)?, bitmap).await
 }
 
 async fn describe_device(table: &NodeTable, node: NodeId) -> IoResult<DeviceFacts> {

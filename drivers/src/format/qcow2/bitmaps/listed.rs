@@ -3,6 +3,7 @@
 use millpond_messages::qapi::{Qcow2BitmapInfo, Qcow2BitmapInfoFlags};
 use millpond_messages::{Error, ErrorKind};
 
+use super::log::Log;
 use crate::api::ImageBitmap;
 use crate::format::qcow2::layout::bytes::{be32, be64};
 use crate::format::qcow2::layout::geometry::Geometry;
@@ -82,6 +83,8 @@ pub(in crate::format::qcow2) struct ImageBitmaps {
     pub(super) listed: Vec<Listed>,
     /// What was read with the image, until the node takes it.
     pub(super) read: Vec<ImageBitmap>,
+    /// The log of what has changed since they were stored, where there is one that counts.
+    pub log: Option<Log>,
     /// Bitmaps were stored since the image was readied for changes: before the next one they must be called in use again.
     pub is_stored: bool,
 }
@@ -119,6 +122,12 @@ impl Listed {
 
     pub(super) fn shown_name(&self) -> String {
         String::from_utf8_lossy(&self.name).into_owned()
+    }
+
+    /// The same with more flags.
+    pub(super) fn with_flags(self, more: u32) -> Self {
+        let flags = self.flags | more;
+        Self { flags, ..self }
     }
 
     fn put(&self, bytes: &mut Vec<u8>) {

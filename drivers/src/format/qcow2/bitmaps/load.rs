@@ -6,7 +6,8 @@ use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::qapi::Qcow2BitmapInfo;
 use millpond_messages::{ChunkSet, Error, ErrorKind, IoError, IoResult, Result};
 
-use super::listed::{AUTO, Bits, DirectoryFault, ImageBitmaps, Listed, entries_for, parse};
+use super::listed::{AUTO, Bits, DirectoryFault, IN_USE, ImageBitmaps, Listed, entries_for, parse};
+use super::log::Log;
 use crate::api::ImageBitmap;
 use crate::format::qcow2::header::AUTOCLEAR_BITMAPS;
 use crate::format::qcow2::header::extensions::BitmapDirectory;
@@ -28,6 +29,11 @@ impl Budget {
         self.0 = self.0.checked_sub(bytes).ok_or(IoError::Os(ENOMEM))?;
         Ok(())
     }
+}
+
+/// The pages of a bitmap of a disk of `len` bytes.
+const fn pages_of(len: u64, listed: &Listed) -> u64 {
+    len.div_ceil(listed.granularity()).div_ceil(PAGE_BITS)
 }
 
 fn unreadable(listed: &Listed, error: IoError) -> Error {
@@ -56,26 +62,35 @@ impl Qcow2 {
             }
             return Ok(());
         };
-        let listed = self.read_directory(directory).await;
-        let listed = listed.map_err(|error| Error::io("Failed to read bitmap directory", error))??;
+        let failed = |error| Error::io("Failed to read bitmap directory", error);
+        let mut listed = self.read_directory(directory).await.map_err(failed)??;
+        let log = self.read_log(directory, &listed).await.map_err(failed)?;
+        if log.is_some() {
+            // What the file says of them and the log together is known.
+            listed
+                .iter_mut()
+                .for_each(|listed| listed.is_inconsistent = false);
+        }
         let read = match bits {
-            true => self.read_bitmaps(&listed).await?,
+            true => self.read_bitmaps(&mut listed, log.as_ref()).await?,
             false => Vec::new(),
         };
         self.state.borrow_mut().bitmaps = ImageBitmaps {
             listed,
             read,
+            log,
             is_stored: false,
         };
         Ok(())
     }
 
-    async fn read_bitmaps(&self, listed: &[Listed]) -> Result<Vec<ImageBitmap>> {
+    async fn read_bitmaps(&self, listed: &mut [Listed], log: Option<&Log>) -> Result<Vec<ImageBitmap>> {
         let mut budget = Budget(MAX_MEMORY);
         let mut read = Vec::with_capacity(listed.len());
         let mut names = HashSet::with_capacity(listed.len());
         for one in listed {
-            let bitmap = self.read_bitmap(one, &mut budget).await?;
+            let bitmap = self.read_bitmap(one, log, &mut budget).await?;
+            one.is_inconsistent = bitmap.set.is_none();
             if !names.insert(bitmap.name.clone()) {
                 let text = format!("Bitmap already exists: {}", bitmap.name);
                 return Err(Error::new(ErrorKind::Exists, text));
@@ -85,25 +100,27 @@ impl Qcow2 {
         Ok(read)
     }
 
-    async fn read_bitmap(&self, listed: &Listed, budget: &mut Budget) -> Result<ImageBitmap> {
-        let pages = self
-            .state
-            .borrow()
-            .header
-            .size
-            .div_ceil(listed.granularity())
-            .div_ceil(PAGE_BITS);
+    async fn read_bitmap(
+        &self,
+        listed: &Listed,
+        log: Option<&Log>,
+        budget: &mut Budget,
+    ) -> Result<ImageBitmap> {
+        let len = self.state.borrow().header.size;
+        let pages = pages_of(len, listed);
         let taken = budget.take(pages * EMPTY_PAGE);
         taken.map_err(|error| unreadable(listed, error))?;
-        let set = match listed.is_inconsistent {
-            true => None,
-            false => {
+        let log = log.filter(|_| listed.flags & IN_USE != 0);
+        let set = match (listed.is_inconsistent, log) {
+            (true, _) => None,
+            (false, Some(log)) => self.read_logged(listed, log, budget).await?,
+            (false, None) => {
                 let entries = self.checked_table(listed, budget).await.map_err(|error| {
                     let name = listed.shown_name();
                     let text = format!("Could not read bitmap_table table from image for bitmap '{name}'");
                     Error::io(&text, error)
                 })?;
-                let set = self.read_bits(listed, &entries, budget).await;
+                let set = self.read_bits(listed, len, &entries, budget).await;
                 Some(set.map_err(|error| unreadable(listed, error))?)
             }
         };
@@ -113,6 +130,35 @@ impl Qcow2 {
             is_recording: listed.flags & AUTO != 0,
             set,
         })
+    }
+
+    /// What is dirty by a bitmap that was in use when the image was left: what it was stored with, and what the log says. None
+    /// where it cannot have been stored like this.
+    async fn read_logged(&self, listed: &Listed, log: &Log, budget: &mut Budget) -> Result<Option<ChunkSet>> {
+        let len = self.state.borrow().header.size;
+        let read = async {
+            budget.take(pages_of(log.disk, listed) * EMPTY_PAGE)?;
+            let entries = self.checked_table(listed, budget).await?;
+            let mut set = self.read_bits(listed, log.disk, &entries, budget).await?;
+            set.resize(len).map_err(|_| IoError::Os(ENOMEM))?;
+            if listed.flags & AUTO != 0 {
+                // Of the pages of a run only the first and the last may be dirty in part.
+                let runs = log.runs().count() as u64;
+                let mixed = pages_of(len, listed).min(2 * runs);
+                budget.take(runs * EMPTY_PAGE + mixed * PAGE_BITS / 8)?;
+                log.runs().for_each(|run| set.insert(run));
+            }
+            Ok(set)
+        };
+        match read.await {
+            Ok(set) => Ok(Some(set)),
+            Err(error @ (IoError::Invalid | IoError::Os(ENOMEM))) => {
+                let name = listed.shown_name();
+                tracing::warn!(%error, "The log of bitmap '{name}' is ignored, since the bitmap cannot be read");
+                Ok(None)
+            }
+            Err(error) => Err(unreadable(listed, error)),
+        }
     }
 
     /// What the entries of a bitmap's table stand for, all of them possible.
@@ -130,11 +176,15 @@ impl Qcow2 {
         Ok(table_from_be(&bytes.await?.into_single()))
     }
 
-    async fn read_bits(&self, listed: &Listed, entries: &[Bits], budget: &mut Budget) -> IoResult<ChunkSet> {
-        let (geometry, len) = {
-            let state = self.state.borrow();
-            (state.geometry, state.header.size)
-        };
+    /// The bits of a bitmap that was stored for a disk of `len` bytes.
+    async fn read_bits(
+        &self,
+        listed: &Listed,
+        len: u64,
+        entries: &[Bits],
+        budget: &mut Budget,
+    ) -> IoResult<ChunkSet> {
+        let geometry = self.state.borrow().geometry;
         if entries_for(len, listed.granularity(), &geometry) != entries.len() as u64 {
             return Err(IoError::Invalid);
         }

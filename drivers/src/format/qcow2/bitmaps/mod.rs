@@ -6,8 +6,11 @@
 //! ```
 //! What a bitmap says is kept by the node while the image is open, and stored when the image is closed or becomes read-only.
 //! From the first change of the image until then the directory calls it in use, so that nobody relies on what the file says
-//! of it. `load` reads bitmaps, `store` writes and removes them.
+//! of it: but for who finds a `log` of what has changed since, which `logging` keeps. `load` reads bitmaps, `store` writes
+//! and removes them.
 
 pub(super) mod listed;
 mod load;
+mod log;
+mod logging;
 mod store;

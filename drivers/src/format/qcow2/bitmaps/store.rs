@@ -7,9 +7,10 @@ use millpond_messages::{ChunkSet, Error, ErrorKind, IoError, IoResult, Result};
 use super::listed::{
     AUTO, Bits, FLAGS, GRANULARITY_BITS, IN_USE, Listed, MAX_BITS_BYTES, MAX_NAME, directory_of, entries_for,
 };
+use super::log::{Doubt, Home, Log};
 use crate::api::{Answer, ImageBitmap, StoresBitmaps};
-use crate::format::qcow2::header::AUTOCLEAR_BITMAPS;
 use crate::format::qcow2::header::extensions::{MAX_BITMAP_DIRECTORY, MAX_BITMAPS};
+use crate::format::qcow2::header::{AUTOCLEAR_BITMAP_LOG, AUTOCLEAR_BITMAPS};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::table_to_be;
 use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
@@ -17,6 +18,20 @@ use crate::format::qcow2::state::{FreeReason, State, Step};
 
 /// Clusters that a change was given, to be given back if it fails.
 type Taken = Vec<(HostCluster, u64)>;
+
+/// Where a directory starts, and its bytes.
+type Place = (HostOffset, u64);
+
+/// The log that a directory is written with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextLog {
+    /// There is no log, because the image is left to others.
+    None,
+    /// The log begins, so nothing is dirty by it.
+    Empty,
+    /// What is dirty by the log that there is, if there is one.
+    Same,
+}
 
 fn refused<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::new(ErrorKind::InvalidArgument, text.into()))
@@ -40,6 +55,10 @@ impl StoresBitmaps for Qcow2 {
 
     fn store(&self, bitmaps: Vec<ImageBitmap>) -> Answer<'_, Result<()>> {
         Answer::wait(self.store_bitmaps(bitmaps))
+    }
+
+    fn store_and_log(&self, bitmaps: Vec<ImageBitmap>) -> Answer<'_, Result<()>> {
+        Answer::wait(Qcow2::store_and_log(self, bitmaps))
     }
 
     fn remove(&self, name: &str) -> Answer<'_, Result<()>> {
@@ -84,6 +103,30 @@ impl State {
         let (first, count) = self.allocate(1)?;
         self.file_end = self.file_end.max((first + count).offset(&self.geometry));
         Ok(first)
+    }
+
+    /// Puts the log at the end of a directory of these bitmaps that is about to be written, if there is to be one and there is
+    /// room. `bytes` are those of the directory's clusters.
+    fn put_log(
+        &self,
+        next: NextLog,
+        (offset, len): Place,
+        listed: &[Listed],
+        bytes: &mut Vec<u8>,
+    ) -> Option<Log> {
+        let (home, disk) = (Home::new(offset, len, &self.geometry), self.header.size);
+        let log = match next {
+            NextLog::None => None,
+            NextLog::Empty => Log::new(&home, disk),
+            NextLog::Same => {
+                let log = self.bitmaps.log.as_ref()?;
+                let is_right = log.doubt != Some(Doubt::Outdated);
+                log.moved(&home, disk).filter(|_| is_right)
+            }
+        }?;
+        bytes.truncate((log.start() - offset) as usize);
+        bytes.extend_from_slice(&log.encode(&home, listed));
+        Some(log)
     }
 
     fn give_back(&mut self, taken: Taken) {
@@ -151,20 +194,29 @@ impl Qcow2 {
     }
 
     async fn store_bitmaps(&self, bitmaps: Vec<ImageBitmap>) -> Result<()> {
-        let bitmaps: Vec<_> = bitmaps
-            .into_iter()
-            .filter_map(|bitmap| Some((bitmap.set?, bitmap.name, bitmap.is_recording)))
-            .collect();
-        if bitmaps.is_empty() {
+        if bitmaps.iter().all(|bitmap| bitmap.set.is_none()) {
             return Ok(());
         }
+        self.without_doubt(self.write_bitmaps(bitmaps, NextLog::None).await)
+            .await?;
+        self.state.borrow_mut().bitmaps.is_stored = true;
+        let left = self.leave_without_log().await;
+        left.map_err(|error| Error::io("Could not update the image header", error))
+    }
+
+    /// Has the image list these bitmaps, in place of those of the same names; in use if a log goes with them.
+    pub(super) async fn write_bitmaps(&self, bitmaps: Vec<ImageBitmap>, next: NextLog) -> Result<()> {
+        let flags = if next == NextLog::None { 0 } else { IN_USE };
+        let bitmaps = bitmaps
+            .into_iter()
+            .filter_map(|bitmap| Some((bitmap.set?, bitmap.name, bitmap.is_recording)));
         let mut taken = Taken::new();
         let mut listed = self.state.borrow().bitmaps.listed.clone();
         for (set, name, is_recording) in bitmaps {
             let written = self
                 .write_bitmap(set, name.as_bytes(), is_recording, &mut taken)
                 .await;
-            match written {
+            match written.map(|new| new.with_flags(flags)) {
                 Ok(new) => match listed.iter_mut().find(|old| old.name == new.name) {
                     Some(old) => *old = new,
                     None => listed.push(new),
@@ -178,9 +230,7 @@ impl Qcow2 {
                 }
             }
         }
-        self.replace_directory(listed, taken).await?;
-        self.state.borrow_mut().bitmaps.is_stored = true;
-        Ok(())
+        self.replace_directory(listed, taken, next).await
     }
 
     async fn remove_bitmap(&self, name: &str) -> Result<()> {
@@ -190,7 +240,16 @@ impl Qcow2 {
         if listed.len() == before {
             return Ok(());
         }
-        self.replace_directory(listed, Taken::new()).await
+        let removed = self.replace_directory(listed, Taken::new(), NextLog::Same).await;
+        self.without_doubt(removed).await
+    }
+
+    /// Where a change of the bitmaps has failed the header may name those that were to be, or not.
+    async fn without_doubt(&self, changed: Result<()>) -> Result<()> {
+        if changed.is_err() {
+            self.go_on_with_log().await;
+        }
+        changed
     }
 
     /// Writes the bits of a bitmap, and the table of them.
@@ -245,29 +304,51 @@ impl Qcow2 {
 
     /// Stores bytes in clusters of their own.
     async fn write_row(&self, mut bytes: Vec<u8>, taken: &mut Taken) -> IoResult<HostOffset> {
-        let geometry = self.state.borrow().geometry;
-        let count = geometry.clusters(bytes.len() as u64);
-        bytes.resize(geometry.bytes(count) as usize, 0);
-        let first = self.run(move |state| state.take_row(count)).await?;
-        taken.push((first, count));
-        let offset = first.offset(&geometry);
+        let offset = self.take_place(bytes.len() as u64, taken).await?;
+        self.fill_clusters(&mut bytes);
         self.file.write(offset, bytes.into()).await?;
         Ok(offset)
     }
 
+    /// Takes clusters for so many bytes.
+    async fn take_place(&self, len: u64, taken: &mut Taken) -> IoResult<HostOffset> {
+        let geometry = self.state.borrow().geometry;
+        let count = geometry.clusters(len);
+        let first = self.run(move |state| state.take_row(count)).await?;
+        taken.push((first, count));
+        Ok(first.offset(&geometry))
+    }
+
+    /// Fills bytes up to whole clusters.
+    fn fill_clusters(&self, bytes: &mut Vec<u8>) {
+        let geometry = self.state.borrow().geometry;
+        let count = geometry.clusters(bytes.len() as u64);
+        bytes.resize(geometry.bytes(count) as usize, 0);
+    }
+
     /// Has the image list these bitmaps from now on. `taken` is what those take that it did not list before.
-    async fn replace_directory(&self, listed: Vec<Listed>, mut taken: Taken) -> Result<()> {
-        let written = self.write_directory(&listed, &mut taken).await;
+    async fn replace_directory(&self, listed: Vec<Listed>, mut taken: Taken, next: NextLog) -> Result<()> {
+        let written = self.write_directory(&listed, &mut taken, next).await;
         let old_directory = self.state.borrow().bitmap_directory();
         let named = match written {
-            Ok(directory) => self.name_directory(directory, listed.len()).await,
+            Ok((directory, log)) => {
+                let named = self.name_directory(directory, listed.len()).await;
+                named.map(|()| log)
+            }
             Err(error) => Err(error),
         };
-        if let Err(error) = named {
-            self.state.borrow_mut().give_back(taken);
-            return Err(error);
-        }
-        let old = std::mem::replace(&mut self.state.borrow_mut().bitmaps.listed, listed);
+        let log = match named {
+            Ok(log) => log,
+            Err(error) => {
+                self.state.borrow_mut().give_back(taken);
+                return Err(error);
+            }
+        };
+        let old = {
+            let bitmaps = &mut self.state.borrow_mut().bitmaps;
+            bitmaps.log = log;
+            std::mem::replace(&mut bitmaps.listed, listed)
+        };
         if let Some(directory) = old_directory {
             let mut state = self.state.borrow_mut();
             let (first, count) = state.row_of(directory.offset, directory.size);
@@ -278,9 +359,15 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Writes the directory, and makes durable all that it leads to. Answers where it is, and how long.
-    async fn write_directory(&self, listed: &[Listed], taken: &mut Taken) -> Result<(HostOffset, u64)> {
-        let bytes = directory_of(listed);
+    /// Writes the directory with its log, and makes durable all that it leads to, and the data that it tells of. Answers where
+    /// it is, and how long.
+    async fn write_directory(
+        &self,
+        listed: &[Listed],
+        taken: &mut Taken,
+        next: NextLog,
+    ) -> Result<(Place, Option<Log>)> {
+        let mut bytes = directory_of(listed);
         let len = bytes.len() as u64;
         if listed.len() > MAX_BITMAPS as usize {
             return refused("Too many persistent bitmaps");
@@ -289,26 +376,33 @@ impl Qcow2 {
             return refused("Bitmap directory is too large");
         }
         let written = async {
-            let offset = match len {
-                0 => HostOffset::default(),
-                _ => self.write_row(bytes, taken).await?,
-            };
+            let (mut offset, mut log) = (HostOffset::default(), None);
+            if len > 0 {
+                offset = self.take_place(len, taken).await?;
+                self.fill_clusters(&mut bytes);
+                log = self
+                    .state
+                    .borrow()
+                    .put_log(next, (offset, len), listed, &mut bytes);
+                self.file.write(offset, bytes.into()).await?;
+            }
             self.write_back(true).await?;
             self.file.flush().await?;
-            Ok(offset)
+            if next == NextLog::Empty && self.state.borrow().geometry.external {
+                self.data.flush().await?;
+            }
+            Ok(((offset, len), log))
         };
-        let written: IoResult<HostOffset> = written.await;
-        let offset =
-            written.map_err(|error| Error::io("Failed to allocate space for bitmap directory", error))?;
-        Ok((offset, len))
+        let written: IoResult<_> = written.await;
+        written.map_err(|error| Error::io("Failed to allocate space for bitmap directory", error))
     }
 
     /// Has the header name a directory, or none.
-    async fn name_directory(&self, (offset, len): (HostOffset, u64), count: usize) -> Result<()> {
+    async fn name_directory(&self, (offset, len): Place, count: usize) -> Result<()> {
         let mut header = self.state.borrow().header.clone();
         header.extensions.set_bitmaps(count as u32, len, offset);
         header.autoclear = match count {
-            0 => header.autoclear & !AUTOCLEAR_BITMAPS,
+            0 => header.autoclear & !(AUTOCLEAR_BITMAPS | AUTOCLEAR_BITMAP_LOG),
             _ => header.autoclear | AUTOCLEAR_BITMAPS,
         };
         let replaced = self.replace_header(header, |header, old| {

@@ -32,6 +32,9 @@ pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1;
 /// The external data file reads as the disk does.
 pub(crate) const AUTOCLEAR_DATA_FILE_RAW: u64 = 1 << 1;
 
+/// The log of the bitmaps agrees with the data: a flag of our own, far from those that the format gives out.
+pub(crate) const AUTOCLEAR_BITMAP_LOG: u64 = 1 << 62;
+
 /// Bytes of the largest L1 table.
 pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
 /// Bytes of the largest refcount table.
