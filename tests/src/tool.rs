@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cryptsetup", "cryptsetup-bin"),
     ("keyctl", "keyutils"),
     ("certtool", "gnutls-bin"),
+    ("fusermount3", "fuse3"),
     ("timeout", "coreutils"),
 ];
 

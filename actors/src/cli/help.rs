@@ -49,6 +49,10 @@ Millpond: a storage daemon whose block graph can change while it serves
   --export [type=]vhost-user-blk,id=ID,node-name=N,addr.type=unix,addr.path=PATH
            [,num-queues=Q][,logical-block-size=BYTES][,writable=on]
                          a virtio block device for a virtual machine
+  --export [type=]fuse,id=ID,node-name=N,mountpoint=FILE
+           [,writable=on|off][,growable=on|off][,allow-other=off|on|auto]
+           [,iothread=ID][,fixed-iothread=on|off]
+                         export a node as the contents of a file that exists
 
   --log [target=]stderr|syslog|journald|file=PATH[,format=text|json]
                          where to log; see `--log help`

@@ -30,6 +30,9 @@ pub(crate) trait Export {
     /// Whether clients use it now. One that is used is not removed in mode `safe`.
     fn is_used(&self) -> bool;
 
+    /// Ends when the export has come to its end by itself, and is to be removed; none for a kind that its users cannot end.
+    fn over(&self) -> Option<LocalBoxFuture<'static, ()>>;
+
     /// What only its kind has, written down: what its clients count on, and where each of them stands. Their descriptors
     /// go to `descriptors`. Its node is still.
     fn save(&self, descriptors: &Descriptors) -> LocalBoxFuture<'static, SavedExportKind>;
@@ -58,16 +61,23 @@ pub(crate) struct Hold<'a> {
 /// On how many iothreads an export of a kind can serve its clients.
 pub(crate) const fn most_iothreads(kind: &BlockExportKind) -> usize {
     match kind {
-        // A node lives on one iothread, and a connection is served beside it.
-        BlockExportKind::Nbd(_) | BlockExportKind::VhostUserBlk(_) => 1,
+        // A node lives on one iothread, and a connection or a mount is served beside it.
+        BlockExportKind::Nbd(_) | BlockExportKind::VhostUserBlk(_) | BlockExportKind::Fuse(_) => 1,
     }
 }
 
-/// What others may do to the node of an export of a kind.
-pub(crate) const fn shared(kind: &BlockExportKind) -> Permissions {
-    match kind {
+/// What an export takes of its node, and what it shares with others.
+pub(crate) fn permissions(options: &BlockExportOptions) -> (Permissions, Permissions) {
+    let mut taken = Permissions::CONSISTENT_READ;
+    taken.set(Permissions::WRITE, options.writable.unwrap_or(false));
+    match &options.kind {
         // The length that clients were told holds as long as the export.
-        BlockExportKind::Nbd(_) => Permissions::all().difference(Permissions::RESIZE),
-        BlockExportKind::VhostUserBlk(_) => Permissions::all(),
+        BlockExportKind::Nbd(_) => (taken, Permissions::all() - Permissions::RESIZE),
+        BlockExportKind::VhostUserBlk(_) => (taken, Permissions::all()),
+        // The kernel asks for the length each time.
+        BlockExportKind::Fuse(fuse) => {
+            taken.set(Permissions::RESIZE, fuse.growable.unwrap_or(false));
+            (taken, Permissions::all())
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! Each kind of export is a folder here, and knows nothing of the others.
 
 pub mod backend;
+mod fuse;
 mod kind;
 pub mod nbd;
 mod registry;

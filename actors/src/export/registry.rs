@@ -4,7 +4,7 @@
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 use millpond_engine::node::Client;
 use millpond_messages::graph::{
     AttachRootInactive, FindRoot, ListIothreads, NodeFacts, RootRequest, RootUser, SetActive,
@@ -14,13 +14,13 @@ use millpond_messages::qapi::{
     NbdServerOptions, QmpEvent, SocketAddress, is_identifier,
 };
 use millpond_messages::saved::{SavedExport, SavedNbdServer};
-use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result};
+use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Result};
 
-use super::kind::{Export, Hold, Prepared, most_iothreads, shared};
+use super::kind::{Export, Hold, Prepared, most_iothreads, permissions};
 use super::nbd::server::NbdServer;
 use super::saved::{Descriptors, options};
 use super::watched::Watched;
-use super::{nbd, vhost};
+use super::{fuse, nbd, vhost};
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
 use crate::tls::TlsRegistry;
@@ -37,6 +37,7 @@ struct Inner {
     graph: GraphHandle,
     events: EventBus,
     nbd: NbdServer,
+    mountpoints: fuse::Mountpoints,
     /// It changes when an export is gone.
     state: Watched<State>,
 }
@@ -119,6 +120,7 @@ impl ExportRegistry {
             graph,
             events,
             nbd: NbdServer::new(tls),
+            mountpoints: fuse::Mountpoints::default(),
             state: Watched::default(),
         }))
     }
@@ -198,6 +200,7 @@ impl ExportRegistry {
                 nbd::export::prepare(&self.0.nbd, &self.0.graph, name, nbd)
             }
             BlockExportKind::VhostUserBlk(vhost) => vhost::export::prepare(&options.id, vhost),
+            BlockExportKind::Fuse(fuse) => fuse::export::prepare(&self.0.mountpoints, &self.0.graph, fuse),
         }
     }
 
@@ -266,8 +269,7 @@ impl ExportRegistry {
         node: &NodeFacts,
         iothread: Option<IoThreadId>,
     ) -> Result<Client> {
-        let mut permissions = Permissions::CONSISTENT_READ;
-        permissions.set(Permissions::WRITE, options.writable.unwrap_or(false));
+        let (permissions, shared) = permissions(options);
         let allows_inactive = options.allow_inactive.unwrap_or(false);
         if !allows_inactive && node.flags.contains(OpenFlags::INACTIVE) {
             let activate = SetActive {
@@ -280,7 +282,7 @@ impl ExportRegistry {
             node: options.node_name.clone(),
             user: RootUser::Export(options.id.clone()),
             permissions,
-            shared: shared(&options.kind),
+            shared,
             iothread,
             iothread_required: options.fixed_iothread.unwrap_or(false),
             writethrough: options.writethrough.unwrap_or(false),
@@ -313,10 +315,12 @@ impl ExportRegistry {
             writable = options.writable.unwrap_or(false),
             "an export was added"
         );
-        self.0.state.with(|state| {
+        let over = export.over();
+        let key = self.0.state.with(|state| {
             state.last_key += 1;
+            let key = Key(state.last_key);
             state.exports.push(Entry {
-                key: Key(state.last_key),
+                key,
                 id: options.id.clone(),
                 export,
                 client: client.clone(),
@@ -325,7 +329,11 @@ impl ExportRegistry {
                 node_name,
                 shutting_down: false,
             });
+            key
         });
+        if let Some(over) = over {
+            actix_rt::spawn(remove_when(over, Rc::downgrade(&self.0), key));
+        }
         Ok(())
     }
 
@@ -460,6 +468,14 @@ impl ExportRegistry {
         let _ = self.0.nbd.stop();
         self.remove_all(|_| true).await;
         self.0.nbd.left_by_all().await;
+    }
+}
+
+/// Removes an export that has come to its end by itself.
+async fn remove_when(over: LocalBoxFuture<'static, ()>, registry: Weak<Inner>, key: Key) {
+    over.await;
+    if let Some(registry) = registry.upgrade() {
+        ExportRegistry(registry).begin_removal(key);
     }
 }
 

@@ -31,6 +31,40 @@ pub enum SavedExportKind {
     Nbd(SavedNbdExport),
     /// It is a virtio block device on a socket. Front ends connect again by themselves.
     VhostUserBlk,
+    /// It is a file of the host.
+    Fuse(SavedFuseExport),
+}
+
+/// A FUSE export. What the kernel waits for is read from its device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFuseExport {
+    /// The path of the file that it covers.
+    pub mountpoint: String,
+    /// The place of its FUSE device in the list of descriptors that is handed over; none once it is served no more.
+    pub descriptor: Option<u32>,
+    /// The number by which the host knows the mounted device.
+    pub device: u64,
+    /// Other users may open the file.
+    pub allow_other: bool,
+    /// The permission bits of the file.
+    pub mode: u32,
+    /// The user whom the file belongs to.
+    pub uid: u32,
+    /// The group that the file belongs to.
+    pub gid: u32,
+    /// What was agreed on with the kernel; none before it has asked.
+    pub agreed: Option<SavedFuseAgreement>,
+    /// How many requests were taken from the device and not answered.
+    pub in_flight: u32,
+}
+
+/// What a FUSE export and the kernel have agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFuseAgreement {
+    /// The most bytes of one write.
+    pub max_write: u32,
+    /// Reads and writes pass the kernel's cache by.
+    pub direct: bool,
 }
 
 /// An export on the NBD server. What clients were told of it holds as long as it lives.

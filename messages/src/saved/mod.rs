@@ -26,8 +26,8 @@ pub use chunks::SavedChunks;
 pub use daemon::{SavedDaemon, SavedObject, SavedRate, SavedThrottleGroup};
 pub use driver::DriverRecord;
 pub use export::{
-    SavedConnection, SavedExport, SavedExportKind, SavedNbdExport, SavedNbdServer, SavedReplies,
-    SavedStanding,
+    SavedConnection, SavedExport, SavedExportKind, SavedFuseAgreement, SavedFuseExport, SavedNbdExport,
+    SavedNbdServer, SavedReplies, SavedStanding,
 };
 pub use graph::{
     SavedBlocker, SavedEdge, SavedFreeze, SavedGraph, SavedIothread, SavedParent, SavedRoot, SavedSection,

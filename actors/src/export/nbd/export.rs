@@ -133,6 +133,10 @@ impl Export for NbdExport {
         self.server.is_used(self.id)
     }
 
+    fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
+        None
+    }
+
     fn save(&self, descriptors: &Descriptors) -> LocalBoxFuture<'static, SavedExportKind> {
         let offer = Arc::clone(&self.offer);
         self.server.save_export(self.id, offer, descriptors).boxed_local()

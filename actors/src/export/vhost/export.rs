@@ -168,6 +168,10 @@ impl Export for VhostExport {
         false
     }
 
+    fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
+        None
+    }
+
     fn save(&self, _: &Descriptors) -> LocalBoxFuture<'static, SavedExportKind> {
         // A front end connects again by itself, and its requests in flight are in memory that it keeps.
         std::future::ready(SavedExportKind::VhostUserBlk).boxed_local()

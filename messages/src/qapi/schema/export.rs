@@ -15,6 +15,8 @@ qapi! {
         Nbd = "nbd",
         /// A virtio block device on a socket.
         VhostUserBlk = "vhost-user-blk",
+        /// As a file of the host.
+        Fuse = "fuse",
     }
 
     /// What an export is to be, also what `--export` takes.
@@ -42,6 +44,8 @@ qapi! {
         Nbd = "nbd": NbdExportOptions,
         /// A virtio block device on a socket.
         VhostUserBlk = "vhost-user-blk": VhostUserBlkExportOptions,
+        /// As a file of the host.
+        Fuse = "fuse": FuseExportOptions,
     }
 
     /// The options of a vhost-user-blk export.
@@ -65,6 +69,26 @@ qapi! {
         bitmaps: Option<Vec<BlockDirtyBitmapOrStr>>,
         /// Offer `qemu:allocation-depth`; default false.
         allocation_depth: Option<bool>,
+    }
+
+    /// The options of a FUSE export.
+    struct FuseExportOptions {
+        /// The path of an existing regular file, which the export covers.
+        mountpoint: String,
+        /// A write past the end makes the node longer; default false.
+        growable: Option<bool>,
+        /// Whether other users than that of the daemon may open the file; default `auto`.
+        allow_other: Option<FuseExportAllowOther>,
+    }
+
+    /// Whether other users may open the file of a FUSE export.
+    enum FuseExportAllowOther {
+        /// Only the user of the daemon may.
+        Off = "off",
+        /// All may that the file's mode admits; an error where the host forbids it.
+        On = "on",
+        /// As `on` where the host allows it, and else as `off`.
+        Auto = "auto",
     }
 
     /// A bitmap of the exported node's chain by name, or of a given node.

@@ -6,10 +6,8 @@
 //! served to their end. A client that has left gives its slot back at once; of one that left without a goodbye, what waits
 //! at the gate or in a throttle group is withdrawn. That it has left is noticed also while nothing is received.
 
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use millpond_ring::Fd;
 use millpond_ring::buffer::Buffer;
@@ -26,6 +24,7 @@ use super::standing::Standing;
 use crate::export::backend::ExportedNode;
 use crate::export::nbd::handshake::Negotiated;
 use crate::export::nbd::transport::{Link, Transport};
+use crate::export::worker::once_round;
 use millpond_engine::iothread::Local;
 use millpond_engine::iothread::is_delaying;
 
@@ -189,19 +188,6 @@ pub async fn serve<B: ExportedNode, L: Link>(
             End::Closed(session.send_error.take().unwrap_or(closing))
         }
     }
-}
-
-/// Lets all tasks of the iothread that are ready by now have their turn.
-async fn once_round() {
-    let mut waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Sends what is queued until the outbox is closed.

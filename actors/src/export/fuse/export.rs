@@ -1,0 +1,228 @@
+//! A FUSE export, as the registry sees it.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::qapi::{BlockExportType, FuseExportAllowOther, FuseExportOptions};
+use millpond_messages::saved::{SavedExportKind, SavedFuseExport};
+use millpond_messages::{Error, ErrorKind, Result};
+use millpond_ring::Fd;
+
+use super::attributes::Rules;
+use super::mount::{self, Mounted};
+use super::mountpoints::{Mountpoints, Reserved};
+use super::serve::Served;
+use super::standing::Standing;
+use crate::export::kind::{Export, Hold, Prepared};
+use crate::export::saved::Descriptors;
+use crate::export::watched::Watched;
+use crate::export::worker::place;
+use crate::graph::GraphHandle;
+
+/// How long an export that is removed is served on, for what is mapped of it to be written: no longer than a storage that
+/// does not answer may hold it up.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// A FUSE export that is being made: its file is reserved.
+struct FusePrepared {
+    graph: GraphHandle,
+    reserved: Rc<Reserved>,
+    options: FuseExportOptions,
+}
+
+/// An export that is mounted.
+struct FuseExport(Rc<Inner>);
+
+struct Inner {
+    reserved: Rc<Reserved>,
+    path: PathBuf,
+    device: u64,
+    /// Only who serves the export holds it open: once that has ended, nobody waits for an answer.
+    channel: Weak<OwnedFd>,
+    standing: Arc<Standing>,
+    state: Watched<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Has no more messages be taken when it is dropped.
+    stop: Option<oneshot::Sender<()>>,
+    /// It is served no more.
+    ended: bool,
+}
+
+/// Checks the options of a FUSE export.
+///
+/// # Errors
+/// QEMU's text: the file has an export.
+pub(crate) fn prepare(
+    mountpoints: &Mountpoints,
+    graph: &GraphHandle,
+    options: &FuseExportOptions,
+) -> Result<Box<dyn Prepared>> {
+    Ok(Box::new(FusePrepared {
+        graph: graph.clone(),
+        reserved: Rc::new(mountpoints.reserve(&options.mountpoint)?),
+        options: options.clone(),
+    }))
+}
+
+/// Runs what may wait on a thread that nobody waits for.
+async fn aside<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(job).await;
+    done.map_err(|error| Error::new(ErrorKind::Closed, error.to_string()))?
+}
+
+impl FusePrepared {
+    /// Mounts the export; answers where, and whether other users can open it.
+    async fn mount(&self) -> Result<(PathBuf, Mounted, bool)> {
+        let given = self.options.mountpoint.clone();
+        let file = aside(move || mount::find(&given)).await?;
+        self.reserved.check(&file.path, file.device)?;
+        let (given, path) = (self.options.mountpoint.clone(), file.path.clone());
+        let wanted = self.options.allow_other.unwrap_or(FuseExportAllowOther::Auto);
+        let (mounted, allow_other) = aside(move || {
+            mount::check(&given, &path)?;
+            mount_for(&path, wanted)
+        })
+        .await?;
+        self.reserved.set_mounted(&file.path, mounted.device);
+        Ok((file.path, mounted, allow_other))
+    }
+}
+
+/// Mounts an export for those who are to open it; answers whether all users can.
+///
+/// # Errors
+/// It cannot be mounted.
+fn mount_for(path: &Path, wanted: FuseExportAllowOther) -> Result<(Mounted, bool)> {
+    let failed = |error: std::io::Error| {
+        let text = format!("Failed to mount FUSE session to export: {error}");
+        Error::caused_by(ErrorKind::Unsupported, text, error)
+    };
+    match wanted {
+        FuseExportAllowOther::Off => Ok((mount::mount(path, false).map_err(failed)?, false)),
+        FuseExportAllowOther::On => Ok((mount::mount(path, true).map_err(failed)?, true)),
+        FuseExportAllowOther::Auto => match mount::mount(path, true) {
+            Ok(mounted) => Ok((mounted, true)),
+            // The host may forbid it, and any other reason is told by the second try.
+            Err(_) => Ok((mount::mount(path, false).map_err(failed)?, false)),
+        },
+    }
+}
+
+impl Prepared for FusePrepared {
+    fn start<'a>(&'a self, hold: &'a Hold<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Export>>> {
+        async move {
+            let (path, mounted, allow_other) = self.mount().await?;
+            let rules = Rules {
+                writable: hold.options.writable.unwrap_or(false),
+                growable: self.options.growable.unwrap_or(false),
+                allow_other,
+            };
+            let standing = Arc::new(Standing::new(rules));
+            let channel: Fd = Arc::new(mounted.channel);
+            let ((stop, stopped), (ended, served)) = (oneshot::channel(), oneshot::channel());
+            let weak = Arc::downgrade(&channel);
+            place(Served {
+                id: hold.options.id.as_str().into(),
+                channel,
+                client: hold.client.clone(),
+                graph: self.graph.clone(),
+                standing: Arc::clone(&standing),
+                stop: stopped,
+                ended,
+            });
+            let inner = Rc::new(Inner {
+                reserved: Rc::clone(&self.reserved),
+                path,
+                device: mounted.device,
+                channel: weak,
+                standing,
+                state: Watched::default(),
+            });
+            inner.state.with(|state| state.stop = Some(stop));
+            actix_rt::spawn(Rc::clone(&inner).watch(served));
+            Ok(Box::new(FuseExport(inner)) as Box<dyn Export>)
+        }
+        .boxed_local()
+    }
+}
+
+impl Inner {
+    /// Notes when the export is served no more.
+    async fn watch(self: Rc<Self>, served: oneshot::Receiver<()>) {
+        // An iothread that has ended drops what it serves, and tells nothing.
+        let _told = served.await;
+        self.state.with(|state| state.ended = true);
+        self.state.has_changed();
+    }
+
+    /// Unmounts it while it is served, then ends that.
+    async fn shut_down(self: Rc<Self>) {
+        let (path, device) = (self.path.clone(), self.device);
+        let mut unmount = tokio::task::spawn_blocking(move || mount::unmount(&path, device));
+        let is_unmounted = tokio::time::timeout(LAST_WRITES, &mut unmount).await.is_ok();
+        if !is_unmounted {
+            let mountpoint = self.reserved.given();
+            tracing::warn!(
+                mountpoint,
+                "a FUSE export is removed before all that is mapped of it was written"
+            );
+        }
+        drop(self.state.with(|state| state.stop.take()));
+        self.state.until(|state| state.ended).await;
+        if !is_unmounted {
+            // Nobody answers the kernel any more, so that this ends. What it came to is in the log.
+            let _ended = unmount.await;
+        }
+    }
+}
+
+impl Export for FuseExport {
+    fn kind(&self) -> BlockExportType {
+        BlockExportType::Fuse
+    }
+
+    fn name(&self) -> &str {
+        self.0.reserved.given()
+    }
+
+    /// As with QEMU, who has the file open does not use it, but only who waits for an answer.
+    fn is_used(&self) -> bool {
+        self.0.standing.in_flight() > 0
+    }
+
+    fn over(&self) -> Option<LocalBoxFuture<'static, ()>> {
+        let inner = Rc::clone(&self.0);
+        let ended = async move { inner.state.until(|state| state.ended).await };
+        Some(ended.boxed_local())
+    }
+
+    fn save(&self, descriptors: &Descriptors) -> LocalBoxFuture<'static, SavedExportKind> {
+        let inner = &self.0;
+        let of = inner.standing.ownership();
+        let saved = SavedFuseExport {
+            mountpoint: inner.path.to_string_lossy().into_owned(),
+            descriptor: inner.channel.upgrade().map(|channel| descriptors.add(channel)),
+            device: inner.device,
+            allow_other: inner.standing.rules().allow_other,
+            mode: of.mode,
+            uid: of.uid,
+            gid: of.gid,
+            agreed: inner.standing.agreement(),
+            in_flight: inner.standing.in_flight(),
+        };
+        std::future::ready(SavedExportKind::Fuse(saved)).boxed_local()
+    }
+
+    fn shut_down(&self) -> LocalBoxFuture<'static, ()> {
+        Rc::clone(&self.0).shut_down().boxed_local()
+    }
+}
