@@ -343,3 +343,21 @@ fn priorities_that_cannot_be_kept_are_refused_and_rules_may_be_in_a_file() {
     }
     daemon.quit();
 }
+
+#[test]
+fn a_character_device_is_not_left_without_the_tls_that_was_asked_for() {
+    let mut daemon = daemon().start();
+    let anonymous = object("tls-creds-anon", "t", json!({"endpoint": "server"}));
+    daemon.qmp.ok(anonymous.0, anonymous.1);
+    let address = json!({"type": "unix", "data": {"path": daemon.path("c")}});
+    for (id, why) in [
+        ("t", "TLS is not supported for character devices"),
+        ("u", "No TLS credentials with id 'u'"),
+    ] {
+        let socket = json!({"addr": address, "tls-creds": id});
+        let add = json!({"id": "c", "backend": {"type": "socket", "data": socket}});
+        let error = daemon.qmp.refused("chardev-add", add);
+        assert_eq!(error.desc, format!("Failed to add chardev 'c': {why}"));
+    }
+    daemon.quit();
+}

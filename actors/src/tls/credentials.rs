@@ -18,14 +18,14 @@ use super::x509::{self, X509Files, X509Options, default_group, failed, invalid, 
 /// How the two sides know each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CredentialsKind {
-    /// They do not.
+    /// They do not know each other.
     Anonymous,
     /// By a key that both have.
     Key {
         /// The user whose key a client takes.
         username: Option<String>,
     },
-    /// By certificates.
+    /// By certificates that authorities vouch for.
     Certificate {
         /// One's own certificates are checked.
         sanity_check: bool,

@@ -90,7 +90,7 @@ pub(crate) trait Session: Send + 'static {
     /// Takes the cipher bytes for the peer that there are.
     fn produced(&mut self) -> Vec<u8>;
 
-    /// Says goodbye.
+    /// Says goodbye to the peer.
     fn close(&mut self);
 }
 
@@ -110,7 +110,7 @@ impl Read for Pipe {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let n = there.len().min(room.len());
-        room.iter_mut().zip(there).for_each(|(to, byte)| *to = *byte);
+        room[..n].copy_from_slice(&there[..n]);
         self.at += n;
         Ok(n)
     }

@@ -4,7 +4,12 @@ use std::sync::{Arc, OnceLock};
 
 use openssl::ssl::{SslRef, SslVerifyMode};
 use openssl::x509::{X509StoreContextRef, X509VerifyResult};
-use openssl_sys as codes;
+use openssl_sys::{
+    X509_V_ERR_CA_KEY_TOO_SMALL, X509_V_ERR_CA_MD_TOO_WEAK, X509_V_ERR_CERT_REVOKED,
+    X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_INVALID_PURPOSE,
+    X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN, X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT,
+    X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY, X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE,
+};
 
 /// Why a peer's certificate was not taken, once that is known.
 pub(super) type Refusal = Arc<OnceLock<String>>;
@@ -29,8 +34,8 @@ pub(super) fn ask_for_certificate(ssl: &mut SslRef) -> Refusal {
 /// what it has revoked, and a peer's certificate that was made for another purpose.
 pub(super) fn passes(context: &X509StoreContextRef) -> bool {
     match context.error().as_raw() {
-        codes::X509_V_ERR_UNABLE_TO_GET_CRL => true,
-        codes::X509_V_ERR_INVALID_PURPOSE => context.error_depth() == 0,
+        X509_V_ERR_UNABLE_TO_GET_CRL => true,
+        X509_V_ERR_INVALID_PURPOSE => context.error_depth() == 0,
         _ => false,
     }
 }
@@ -38,17 +43,15 @@ pub(super) fn passes(context: &X509StoreContextRef) -> bool {
 /// What is wrong, in QEMU's words where it has some.
 pub(super) fn text(error: X509VerifyResult) -> String {
     match error.as_raw() {
-        codes::X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
-        | codes::X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
-        | codes::X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
-        | codes::X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
-        | codes::X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN => {
-            "The certificate hasn't got a known issuer".to_owned()
+        X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+        | X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+        | X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+        | X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+        | X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN => "The certificate hasn't got a known issuer".to_owned(),
+        X509_V_ERR_CERT_REVOKED => "The certificate has been revoked".to_owned(),
+        X509_V_ERR_CA_MD_TOO_WEAK | X509_V_ERR_EE_KEY_TOO_SMALL | X509_V_ERR_CA_KEY_TOO_SMALL => {
+            "The certificate uses an insecure algorithm".to_owned()
         }
-        codes::X509_V_ERR_CERT_REVOKED => "The certificate has been revoked".to_owned(),
-        codes::X509_V_ERR_CA_MD_TOO_WEAK
-        | codes::X509_V_ERR_EE_KEY_TOO_SMALL
-        | codes::X509_V_ERR_CA_KEY_TOO_SMALL => "The certificate uses an insecure algorithm".to_owned(),
         _ => format!("The certificate is not trusted: {}", error.error_string()),
     }
 }
