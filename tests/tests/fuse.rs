@@ -8,7 +8,7 @@ use std::process::Command;
 use millpond_tests::beside::{beside_qemu, same_answers};
 use millpond_tests::daemon::{Daemon, daemon, daemon_in, scratch};
 use millpond_tests::fuse::{self, export, is_mounted, mount, mountpoint};
-use millpond_tests::{image, tool};
+use millpond_tests::{image, program, tool};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -267,4 +267,40 @@ fn writes_past_the_end_of_a_growable_export_lose_nothing() {
         assert!(bytes.iter().all(|&byte| byte == filler(piece)), "piece {piece}");
     }
     daemon.quit();
+}
+
+/// What an ordinary user does, in a mount namespace where all may open the device, as on most machines.
+const ORDINARY: &str = r#"
+set -eu
+cd "$1"
+mknod device c 10 229
+chmod 666 device
+mount --bind device /dev/fuse
+exec setpriv --reuid=65534 --regid=65534 --clear-groups bash -c '
+    set -eu
+    truncate -s 1M image
+    touch disk
+    ./millpond serve --blockdev file,node-name=f,filename=image \
+        --export fuse,id=e,node-name=f,mountpoint=disk,writable=on \
+        --chardev socket,id=c,path=qmp.sock,server=on,wait=off --monitor c &
+    ./millpond qmp --wait 10 qmp.sock query-block-exports
+    grep -q "$PWD/disk fuse" /proc/mounts
+    echo written | dd of=disk conv=notrunc status=none
+    ./millpond qmp qmp.sock quit
+    wait
+    if grep -q "$PWD/disk fuse" /proc/mounts; then exit 1; fi
+    head -n 1 image
+'
+"#;
+
+#[test]
+fn an_ordinary_user_mounts_by_fusermount3() {
+    fuse::require();
+    let folder = scratch();
+    let all = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(folder.path(), all).expect("the folder is ours");
+    std::fs::copy(program::millpond(), folder.path().join("millpond")).expect("a program can be copied");
+    let arguments = ["-m", "bash", "-c", ORDINARY, "bash"].map(Path::new);
+    let output = tool::run("unshare", &[&arguments[..], &[folder.path()]].concat());
+    assert!(output.ends_with("written\n"), "{output}");
 }
