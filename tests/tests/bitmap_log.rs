@@ -277,6 +277,30 @@ fn changes_of_bitmaps_outlive_a_kill() {
     image::assert_at_most_leaks(&place.disk());
 }
 
+/// The log begins in what another program's directory leaves of its cluster, which may be the end of the file.
+#[test]
+fn bitmaps_that_qemu_made_are_logged() {
+    for options in ["cluster_size=512", "", "cluster_size=2M"] {
+        let place = Place::new(options);
+        place.qemu_img("bitmap --add -g 65536 DISK a");
+        place.qemu_img("bitmap --add --disable -g 65536 DISK off");
+        let daemon = place.open(true);
+        daemon.session("disk").write(3 * MIB, &[1; 512]);
+        place.kill(daemon);
+        let mut daemon = place.open(true);
+        let found = bitmaps(&mut daemon);
+        let count = found["a"]["count"].as_u64().expect("a number");
+        // With the smallest clusters there is room for 512 regions of this disk, with others for more.
+        assert_eq!(
+            (count, &found["off"]["count"]),
+            (64 * KIB, &json!(0)),
+            "{options}"
+        );
+        daemon.quit();
+        image::assert_at_most_leaks(&place.disk());
+    }
+}
+
 /// A disk that has grown or shrunk since its bitmaps were stored.
 #[test]
 fn bitmaps_follow_a_resize_that_a_kill_comes_after() {
