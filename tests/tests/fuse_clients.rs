@@ -92,6 +92,7 @@ fn fio_verifies_what_it_wrote() {
             "--size=32m".into(),
             "--verify=crc32c".into(),
             "--verify_fatal=1".into(),
+            "--verify_state_save=0".into(),
             "--fsync=64".into(),
         ];
         tool::run("fio", &args);
