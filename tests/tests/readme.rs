@@ -171,6 +171,9 @@ fn every_command_of_the_readme_runs() {
                     "A tour: a snapshot under load" => {
                         assert!(output.contains("\"node-name\": \"overlay\""), "{output}")
                     }
+                    "A tour: an image as a file" => {
+                        assert!(output.contains("\"type\": \"fuse\""), "{output}")
+                    }
                     "A chaos tour: messages that come late" => {
                         assert!(
                             output.contains("verified") && output.contains("Unanswered"),
@@ -188,6 +191,7 @@ fn every_command_of_the_readme_runs() {
         "Serve an image",
         "Run the tests",
         "A tour: a snapshot under load",
+        "A tour: an image as a file",
         "A chaos tour: messages that come late",
         "Simulate it, crash it, fail it",
         "Run it as a service",
