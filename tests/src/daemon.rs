@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::PATIENCE;
 use crate::nbd::{Address, Connect, Session};
 use crate::program::{Program, under_test};
-use crate::qmp::Qmp;
+use crate::qmp::{self, Qmp};
 
 /// What to start. Arguments are passed in the order in which they were given, as the daemon takes them.
 #[derive(Debug)]
@@ -187,6 +187,26 @@ impl Builder {
 
     /// Starts the daemon, or says how it ended.
     pub fn try_start(mut self) -> Result<Daemon, Failure> {
+        let first = self.attempt();
+        let attempted = match first {
+            // QEMU's daemon may wait forever for a second client of its monitor, if the first comes while it starts.
+            Err(failure) if !self.program.is_under_test() && failure.log.contains(qmp::SILENCE) => {
+                self.attempt()
+            }
+            attempted => attempted,
+        };
+        let (qmp, child, log) = attempted?;
+        Ok(Daemon {
+            qmp,
+            child,
+            dir: self.dir,
+            log,
+            address: self.address,
+        })
+    }
+
+    /// Starts the daemon once: its monitor, its process and its log.
+    fn attempt(&mut self) -> Result<(Qmp, Child, PathBuf), Failure> {
         let log = unused_name(self.dir.path(), "log");
         let mut child = self.spawn(&log);
         let status = std::cell::Cell::new(None);
@@ -199,13 +219,7 @@ impl Builder {
             Err(error) => Err(error.to_string()),
         };
         match Qmp::connect(&monitor_path(self.dir.path(), 0), alive) {
-            Ok(qmp) => Ok(Daemon {
-                qmp,
-                child,
-                dir: self.dir,
-                log,
-                address: self.address,
-            }),
+            Ok(qmp) => Ok((qmp, child, log)),
             Err(reason) => {
                 if status.get().is_none() {
                     let _ = child.kill();

@@ -22,6 +22,11 @@ impl Program {
         command
     }
 
+    /// Whether it is the one that the tests are about.
+    pub fn is_under_test(&self) -> bool {
+        self.path == under_test().path
+    }
+
     /// The file that is run.
     pub fn path(&self) -> &Path {
         &self.path

@@ -19,6 +19,9 @@ pub struct QmpError {
     pub desc: String,
 }
 
+/// What it says of a daemon that does not answer in time.
+pub const SILENCE: &str = "nothing came for";
+
 /// One monitor connection, past capability negotiation.
 #[derive(Debug)]
 pub struct Qmp {
@@ -221,7 +224,7 @@ impl Qmp {
             Ok(0) => Err("the monitor's connection was closed".to_owned()),
             Ok(_) => Ok(line),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Err(format!("nothing came for {PATIENCE:?}"))
+                Err(format!("{SILENCE} {PATIENCE:?}"))
             }
             Err(error) => Err(error.to_string()),
         }
