@@ -217,6 +217,12 @@ impl Guest {
         bytes
     }
 
+    /// The byte at an address.
+    pub fn read_byte(&self, at: u64) -> u8 {
+        let byte = self.memory.read_obj(GuestAddress(at));
+        byte.expect("an address of the guest")
+    }
+
     fn number(&self, at: u64) -> u16 {
         let number = self.memory.load::<u16>(GuestAddress(at), Ordering::Acquire);
         number.expect("an address of the guest")
@@ -283,6 +289,22 @@ impl Queue {
         guest.set_number(self.available() + 2, self.next_avail);
     }
 
+    /// Tells the device of the requests that were made available last, if it waits for that; whether it does.
+    pub fn kick_where_awaited(&self, guest: &Guest, event_idx: bool, offered: u16) -> bool {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let awaited = match event_idx {
+            true => {
+                let event = guest.number(self.used() + 4 + 8 * u64::from(QUEUE_SIZE));
+                self.next_avail.wrapping_sub(event).wrapping_sub(1) < offered
+            }
+            false => guest.number(self.used()) & 1 == 0,
+        };
+        if awaited {
+            self.kick();
+        }
+        awaited
+    }
+
     /// Tells the device.
     pub fn kick(&self) {
         rustix::io::write(&self.kick, &1_u64.to_ne_bytes()).expect("an eventfd can be written");
@@ -302,9 +324,11 @@ impl Queue {
         self.next_used = self.next_used.wrapping_add(1);
         // The device interrupts at the next answer again.
         guest.set_number(self.available() + 4 + 2 * u64::from(QUEUE_SIZE), self.next_used);
-        let bytes = guest.read(at, 8);
-        let word = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().expect("four bytes"));
-        Some((word(0) as u16, word(4)))
+        let element = guest
+            .memory
+            .read_obj::<u64>(GuestAddress(at))
+            .expect("an address of the guest");
+        Some((element as u16, (element >> 32) as u32))
     }
 
     /// Waits for the next answer, by interrupts.
@@ -561,6 +585,20 @@ impl FrontEnd {
     /// Begins a request: `given` goes to the device, and `room` bytes are for what comes back. Gives the place of those, with
     /// the status behind them.
     pub fn begin(&mut self, queue: &mut Queue, kind: u32, sector: u64, given: &[&[u8]], room: usize) -> u64 {
+        let back = self.prepare(queue, kind, sector, given, room);
+        queue.kick();
+        back
+    }
+
+    /// The same, but the device is not told.
+    pub fn prepare(
+        &mut self,
+        queue: &mut Queue,
+        kind: u32,
+        sector: u64,
+        given: &[&[u8]],
+        room: usize,
+    ) -> u64 {
         let mut pieces = vec![self.guest.header(kind, sector)];
         for bytes in given {
             pieces.push((self.guest.put(bytes), bytes.len() as u32, 0));
@@ -574,7 +612,6 @@ impl FrontEnd {
         pieces.push((back + room as u64, 1, WRITE));
         let head = queue.describe(&self.guest, &pieces);
         queue.offer(&self.guest, head);
-        queue.kick();
         back
     }
 

@@ -241,6 +241,43 @@ fn requests_that_are_in_flight_together_are_each_answered() {
 }
 
 #[test]
+fn a_guest_that_tells_only_where_it_is_awaited_is_not_forgotten() {
+    for event_idx in [true, false] {
+        let daemon = exporting(
+            daemon().option("--object", "iothread,id=io"),
+            ",writable=on,iothread=io",
+        )
+        .start();
+        let mut front_end = FrontEnd::connect_with(daemon.path("vhost.sock"), Guest::default(), event_idx);
+        front_end.pass_memory();
+        let mut queue = front_end.start_queue(0);
+        let mut told = 0;
+        for round in 0..3000_u64 {
+            front_end.guest.forget();
+            let mut statuses = Vec::new();
+            for number in 0..=round % 3 {
+                let sector = (round + number) % SECTORS;
+                statuses.push(front_end.prepare(&mut queue, kind::IN, sector, &[], 512));
+                told += usize::from(queue.kick_where_awaited(&front_end.guest, event_idx, 1));
+            }
+            for _ in &statuses {
+                queue.wait_for(&front_end.guest, PATIENCE).unwrap();
+            }
+            assert!(
+                statuses
+                    .iter()
+                    .all(|status| front_end.guest.read(status + 512, 1) == [0])
+            );
+            if round % 500 == 0 {
+                // The iothread sleeps by then, and has to be woken.
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        assert!((6..6000).contains(&told), "told {told} times of 6000 requests");
+    }
+}
+
+#[test]
 fn a_ring_that_was_stopped_goes_on_where_it_was() {
     let daemon = exporting(daemon(), ",writable=on").start();
     let (mut front_end, mut queue) = connect(&daemon);

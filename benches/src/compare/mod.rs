@@ -7,6 +7,7 @@
 
 mod bench;
 mod client;
+mod exports;
 mod graph;
 mod image;
 mod jobs;
@@ -82,6 +83,8 @@ pub enum Group {
     Graph,
     /// Jobs
     Jobs,
+    /// A virtio block device, and nodes as files
+    Exports,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -106,11 +109,12 @@ fn run(bench: &Bench<'_>, arguments: &CompareArguments) -> Outcome<()> {
     let mut text = heading(bench, arguments);
     print!("{text}");
     let mut failures = Vec::new();
-    let groups: [(Group, Rows); 4] = [
+    let groups: [(Group, Rows); 5] = [
         (Group::Requests, requests::section),
         (Group::Disk, requests::section),
         (Group::Graph, |bench, _| graph::section(bench)),
         (Group::Jobs, |bench, _| jobs::section(bench)),
+        (Group::Exports, |bench, _| exports::section(bench)),
     ];
     for (group, section) in groups {
         if !bench.wants_group(group) {

@@ -148,7 +148,7 @@ impl<M: Send + 'static> Core<M> {
             self.local.note_time(self.local.ring().now());
         }
         self.stats.turns += 1;
-        let work = self.messages() + self.run();
+        let work = self.messages() + self.run() + usize::from(self.local.look());
         if self.last.is_some_and(|last| last == 0) {
             return Progress::Stopped;
         }
@@ -157,6 +157,9 @@ impl<M: Send + 'static> Core<M> {
         }
         let events = if work == 0 && may_sleep {
             self.wait()
+        } else if work == 0 && !self.local.rest() {
+            // Whoever turns the core may sleep after this: not now.
+            1
         } else {
             self.local.ring().turn(Wait::No)
         };
@@ -243,7 +246,7 @@ impl<M: Send + 'static> Core<M> {
             self.stats.spun_ns += nanoseconds(start, asleep_from);
         }
         let mut end = asleep_from;
-        if !found {
+        if !found && self.local.rest() {
             events = self.park();
             end = self.local.ring().now();
             self.stats.slept_ns += nanoseconds(asleep_from, end);
@@ -285,6 +288,9 @@ impl<M: Send + 'static> Core<M> {
                 if *events > 0 {
                     return true;
                 }
+            }
+            if self.local.look() {
+                return true;
             }
             if !self.mailbox.is_empty() || !self.tasks.is_empty() || self.local.ready() > 0 {
                 return true;

@@ -21,6 +21,7 @@ use slab::Slab;
 
 use super::delays::{OnGuard, ThreadChaos};
 use super::poll::{PollParams, SharedParams};
+use super::watched::Watched;
 use crate::flight::{Note, Recorder};
 
 thread_local! {
@@ -204,6 +205,8 @@ pub struct Local {
     unreachable: RefCell<Box<dyn Fn() -> bool>>,
     /// Sleepers elsewhere for whom there is mail, to be woken once for all of it.
     bells: RefCell<Vec<Arc<Wake>>>,
+    /// What is looked at between tasks.
+    watched: RefCell<Vec<Rc<dyn Watched>>>,
     chaos: ThreadChaos,
     flight: Arc<Recorder>,
     /// The time that the flight recorder notes. It is taken where the clock is read anyway, and now and then.
@@ -223,6 +226,7 @@ impl Local {
             ext: RefCell::default(),
             unreachable: RefCell::new(Box::new(|| true)),
             bells: RefCell::default(),
+            watched: RefCell::default(),
             chaos: ThreadChaos::default(),
             flight,
             flight_ns: Cell::new(0),
@@ -282,6 +286,10 @@ impl Local {
         let now = self.flight.since_begin(self.ring.now());
         self.flight_ns.set(now);
         now
+    }
+
+    pub(super) fn watched(&self) -> &RefCell<Vec<Rc<dyn Watched>>> {
+        &self.watched
     }
 
     /// The delay rules in force here.

@@ -10,6 +10,7 @@ mod local;
 mod poll;
 mod time;
 mod turn;
+mod watched;
 
 use std::fmt;
 use std::io;
@@ -26,6 +27,7 @@ pub use millpond_messages::IoThreadId;
 pub use poll::PollParams;
 pub use time::now_ns;
 pub use turn::yield_once;
+pub use watched::{Watched, Watching};
 
 use local::Shared;
 

@@ -47,7 +47,7 @@ fn micros(time: Duration) -> f64 {
 }
 
 /// The figures of the peer and ours, from runs in that order.
-fn pair<T>(runs: &[Vec<T>], figure: impl Fn(&T) -> f64) -> (Samples, Samples) {
+pub(super) fn pair<T>(runs: &[Vec<T>], figure: impl Fn(&T) -> f64) -> (Samples, Samples) {
     let samples = |which: usize| {
         let runs = runs.get(which).map(Vec::as_slice).unwrap_or_default();
         Samples::new(runs.iter().map(&figure))

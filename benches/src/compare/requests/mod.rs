@@ -50,13 +50,6 @@ pub fn section(bench: &Bench<'_>, group: Group) -> Section {
         hop::rows(bench, &mut section);
         let outcome = idle::rows(bench, &mut section);
         section.attempt("idle", outcome);
-        let vhost = "vhost-user-blk, null node, 1 and 4 queues";
-        if bench.wants(vhost) {
-            let why = "not built yet: Millpond has no vhost-user-blk export";
-            section
-                .lines
-                .push(Line::open(vhost, "2x, a million a second on one core", "-", why));
-        }
     }
     if !others.is_empty() {
         section.notes.push(others_table(&others));

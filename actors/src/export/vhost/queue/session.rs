@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 
+use millpond_engine::iothread::Watched;
 use millpond_engine::node::HomeClient;
 use millpond_ring::Fd;
 use millpond_ring::os::shared_memory::GuestMemory;
@@ -41,6 +42,18 @@ struct Signal {
     task: Option<Waker>,
 }
 
+/// Who finds out that the guest has put requests onto the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Doze {
+    /// The task that takes them, which is at it; or the guest, who says so.
+    #[default]
+    Not,
+    /// The iothread, which looks while it is awake.
+    Dozing,
+    /// It has found some.
+    Roused,
+}
+
 /// A queue that runs.
 pub(super) struct Session {
     pub(super) backend: HomeClient,
@@ -51,6 +64,7 @@ pub(super) struct Session {
     in_flight: Cell<u16>,
     bytes: Cell<u64>,
     broken: Cell<Option<Broken>>,
+    doze: Cell<Doze>,
     /// Who waits for an answer to one of its requests.
     waiting: RefCell<Option<Waker>>,
     signal: RefCell<Signal>,
@@ -74,6 +88,7 @@ impl Session {
             in_flight: Cell::new(0),
             bytes: Cell::new(0),
             broken: Cell::new(None),
+            doze: Cell::default(),
             waiting: RefCell::default(),
             signal: RefCell::default(),
         }
@@ -201,11 +216,41 @@ impl Session {
         Ok(request)
     }
 
+    /// Has the iothread look for requests as long as it is awake.
+    pub(super) fn doze(&self) {
+        self.doze.set(Doze::Dozing);
+    }
+
+    /// Whether it has found some, and looks for no more.
+    pub(super) fn is_roused(&self) -> bool {
+        self.doze.get() == Doze::Roused
+    }
+
+    /// Has nobody look for requests: the queue's own task does, or wants none.
+    pub(super) fn stir(&self) {
+        self.doze.set(Doze::Not);
+    }
+
+    fn rouse(&self) {
+        self.doze.set(Doze::Roused);
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+    }
+
+    /// Whether there are requests on the ring; or nobody knows, since it is not in the guest's memory any more.
+    fn has_requests(&self) -> bool {
+        let ring = self.ring.borrow();
+        let memory = self.memory.borrow();
+        let available = ring.queue.avail_idx(memory.space(), Ordering::Relaxed);
+        available.map_or(true, |available| available.0 != ring.queue.next_avail())
+    }
+
     /// Whether the guest put requests onto the ring meanwhile; if not, it says so from now on when it does.
     ///
     /// # Errors
     /// The ring is not in the guest's memory any more.
-    pub(super) fn sleeps(&self) -> Result<bool, Broken> {
+    fn sleeps(&self) -> Result<bool, Broken> {
         let mut ring = self.ring.borrow_mut();
         let memory = self.memory.borrow();
         let more = ring.queue.enable_notification(memory.space());
@@ -316,5 +361,27 @@ impl Session {
             return flags.is_ok_and(|flags: u16| u16::from_le(flags) & NO_INTERRUPT == 0);
         }
         queue.needs_notification(memory.space()).unwrap_or_default()
+    }
+}
+
+impl Watched for Session {
+    fn look(&self) -> bool {
+        let came = self.doze.get() == Doze::Dozing && self.has_requests();
+        if came {
+            self.rouse();
+        }
+        came
+    }
+
+    fn rest(&self) -> bool {
+        if self.doze.get() != Doze::Dozing {
+            return false;
+        }
+        self.doze.set(Doze::Not);
+        let came = !self.sleeps().unwrap_or_default();
+        if came {
+            self.rouse();
+        }
+        came
     }
 }

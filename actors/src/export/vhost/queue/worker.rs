@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use futures_channel::{mpsc, oneshot};
 use futures_core::Stream;
-use millpond_engine::iothread::{Local, yield_once};
+use millpond_engine::iothread::{Local, Watched, yield_once};
 use millpond_engine::node::Client;
 use millpond_ring::buffer::Buffer;
 use millpond_ring::{Engine, Fd, Pending, Polled, Ring};
@@ -107,6 +107,7 @@ impl Queue {
     async fn run(&mut self) -> Stop {
         loop {
             let session = Rc::clone(&self.session);
+            session.stir();
             let reason = if !self.enabled {
                 For::Orders
             } else if !session.backend.is_open() {
@@ -161,8 +162,10 @@ impl Queue {
                 Some(head) => self.session.begin(head)?,
                 None => match self.session.next()? {
                     Some(request) => request,
-                    None if self.session.sleeps()? => return Ok(Taken::All),
-                    None => continue,
+                    None => {
+                        self.session.doze();
+                        return Ok(Taken::All);
+                    }
                 },
             };
             self.session.dispatch(&self.local, request);
@@ -191,6 +194,7 @@ impl Queue {
             For::Orders => false,
             For::Room => session.has_room(),
             For::Gate => session.backend.watch_open(context.waker()),
+            For::Kick if session.is_roused() => true,
             For::Kick => match self.kick.poll(self.local.ring(), context) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(error)) => {
@@ -252,6 +256,7 @@ impl Worker for Start {
             faults,
         } = self;
         let session = Rc::new(Session::new(client.here(), ring));
+        let _watching = local.look_at(Rc::clone(&session) as Rc<dyn Watched>);
         let told = local.spawn_task(tell(Rc::clone(&session), Rc::clone(&local)));
         let mut queue = Queue {
             local,

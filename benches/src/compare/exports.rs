@@ -1,0 +1,258 @@
+//! The rows about exports that are not NBD's: a virtio block device, and a node as a file.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use millpond_tests::vhost::{FrontEnd, WRITE, kind};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::bench::Bench;
+use super::graph::pair;
+use super::statistics::alternate;
+use super::table::{Better, Section, compared};
+use super::tools::Tool;
+use crate::Outcome;
+use crate::server::Program;
+
+/// Bytes of the disk behind the export.
+const SIZE: u64 = 1 << 30;
+/// Bytes of a request.
+const BLOCK: usize = 4096;
+/// Seconds before anything counts.
+const WARM_UP: f64 = 0.2;
+/// How long a daemon may take to come up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a row exports, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A null node as a virtio block device with one queue.
+    VirtioNull,
+    /// A null node as a file.
+    FileNull,
+    /// A raw image in memory as a file.
+    FileRaw,
+}
+
+struct Row {
+    name: &'static str,
+    kind: Kind,
+    depth: u16,
+    /// How many times the peer's rate is wanted.
+    target: f64,
+}
+
+const ROWS: [Row; 5] = [
+    Row {
+        name: "vhost-user-blk, null, 4 KiB read, 1 in flight, one queue",
+        kind: Kind::VirtioNull,
+        depth: 1,
+        target: 1.5,
+    },
+    Row {
+        name: "vhost-user-blk, null, 4 KiB read, 32 in flight, one queue",
+        kind: Kind::VirtioNull,
+        depth: 32,
+        target: 2.5,
+    },
+    Row {
+        name: "FUSE, null, 4 KiB read, 1 in flight",
+        kind: Kind::FileNull,
+        depth: 1,
+        target: 1.2,
+    },
+    Row {
+        name: "FUSE, null, 4 KiB read, 16 in flight",
+        kind: Kind::FileNull,
+        depth: 16,
+        target: 2.0,
+    },
+    Row {
+        name: "FUSE, raw in memory, 4 KiB read, 16 in flight",
+        kind: Kind::FileRaw,
+        depth: 16,
+        target: 2.0,
+    },
+];
+
+/// Runs all rows that are asked for.
+pub fn section(bench: &Bench<'_>) -> Section {
+    let mut section = Section::new("Exports", &["spread peer, ours"]);
+    for row in ROWS.iter().filter(|row| bench.wants(row.name)) {
+        let outcome = one_row(bench, row, &mut section);
+        section.attempt(row.name, outcome);
+    }
+    section
+}
+
+fn one_row(bench: &Bench<'_>, row: &Row, section: &mut Section) -> Outcome<()> {
+    let programs = bench.programs();
+    let runs = alternate(
+        bench.runs(),
+        programs.len(),
+        programs.len(),
+        |which| {
+            let daemon = Exporting::start(programs[which], bench.dir(), row.kind)?;
+            match row.kind {
+                Kind::VirtioNull => virtio(&daemon.place, row.depth, bench.seconds()),
+                Kind::FileNull | Kind::FileRaw => file(&daemon.place, row.depth, bench.seconds()),
+            }
+        },
+        |rate| [*rate],
+    )?;
+    let (peer, ours) = pair(&bench.beside_peer(runs), |rate| *rate);
+    let show = |rate: f64| format!("{:.1}k/s", rate / 1000.0);
+    let line = compared(row.name, &peer, &ours, Better::More, Some(row.target), show);
+    section.lines.push(line);
+    Ok(())
+}
+
+/// A daemon with an export.
+struct Exporting {
+    child: Child,
+    /// Its socket, or the file that it is mounted on.
+    place: PathBuf,
+}
+
+impl Exporting {
+    fn start(program: &Program, dir: &Path, kind: Kind) -> Outcome<Exporting> {
+        let image = dir.join("exported.raw");
+        let (blockdev, place) = match kind {
+            Kind::VirtioNull => (null(), dir.join("vhost.sock")),
+            Kind::FileNull => (null(), dir.join("exported")),
+            Kind::FileRaw => {
+                File::create(&image)?.set_len(SIZE)?;
+                let blockdev = format!("driver=file,node-name=disk,filename={}", image.display());
+                (blockdev, dir.join("exported"))
+            }
+        };
+        let export = match kind {
+            Kind::VirtioNull => format!("vhost-user-blk,addr.type=unix,addr.path={}", place.display()),
+            Kind::FileNull | Kind::FileRaw => {
+                File::create(&place)?;
+                format!("fuse,mountpoint={}", place.display())
+            }
+        };
+        let child = program
+            .command()
+            .args(["--object", "iothread,id=io", "--blockdev", &blockdev, "--export"])
+            .arg(format!("{export},id=exp,node-name=disk,writable=on,iothread=io"))
+            .stdin(Stdio::null())
+            .stderr(File::create(dir.join("exporting.log"))?)
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.name))?;
+        let exporting = Exporting { child, place };
+        let deadline = Instant::now() + PATIENCE;
+        while !exporting.is_up(kind) {
+            if Instant::now() > deadline {
+                let said = std::fs::read_to_string(dir.join("exporting.log")).unwrap_or_default();
+                return Err(format!("{} does not come up; it said: {said}", program.name).into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(exporting)
+    }
+
+    fn is_up(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::VirtioNull => self.place.exists(),
+            Kind::FileNull | Kind::FileRaw => {
+                std::fs::metadata(&self.place).is_ok_and(|facts| facts.len() == SIZE)
+            }
+        }
+    }
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        // Both fail only if it has ended by itself, which the load has reported.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.place);
+    }
+}
+
+fn null() -> String {
+    format!("driver=null-co,node-name=disk,size={SIZE}")
+}
+
+/// Reads at random over a queue of a virtio device; how many times a second. The guest tells the device, and is interrupted,
+/// only where that is awaited.
+fn virtio(socket: &Path, depth: u16, seconds: f64) -> Outcome<f64> {
+    let mut front_end = FrontEnd::connect(socket);
+    front_end.pass_memory();
+    let mut queue = front_end.start_queue(0);
+    let guest = &mut front_end.guest;
+    let mut headers = Vec::new();
+    for _ in 0..depth {
+        let (header, data, status) = (guest.header(kind::IN, 0), guest.room(BLOCK), guest.room(1));
+        let pieces = [header, (data, BLOCK as u32, WRITE), (status, 1, WRITE)];
+        let head = queue.describe(guest, &pieces);
+        headers.push((head, header.0, status));
+        queue.offer(guest, head);
+    }
+    queue.kick();
+    let (mut random, begun) = (1_u64, Instant::now());
+    let (mut count, mut since) = (0_u64, None);
+    loop {
+        let mut answered = Some(queue.wait_for(guest, PATIENCE)?);
+        let mut offered = 0;
+        while let Some((head, _)) = answered {
+            let found = headers.iter().find(|(known, ..)| *known == head);
+            let (_, header, status) = found.ok_or("an answer to no request")?;
+            if guest.read_byte(*status) != 0 {
+                return Err("a read failed".into());
+            }
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let sector = (random >> 33) % (SIZE / BLOCK as u64) * (BLOCK as u64 / 512);
+            guest.write(header + 8, &sector.to_le_bytes());
+            queue.offer(guest, head);
+            offered += 1;
+            answered = queue.answer(guest);
+        }
+        count += u64::from(offered);
+        queue.kick_where_awaited(guest, true, offered);
+        let elapsed = begun.elapsed().as_secs_f64();
+        if since.is_none() && elapsed > WARM_UP {
+            since = Some((elapsed, count));
+        }
+        if let Some((from, before)) = since
+            && elapsed > from + seconds
+        {
+            return Ok((count - before) as f64 / (elapsed - from));
+        }
+    }
+}
+
+/// Reads a file at random, past the page cache; how many times a second.
+fn file(path: &Path, depth: u16, seconds: f64) -> Outcome<f64> {
+    let engine = if depth == 1 { "psync" } else { "io_uring" };
+    let output = Command::new(Tool::Fio.program())
+        .args([
+            "--name=file",
+            "--direct=1",
+            "--time_based",
+            "--rw=randread",
+            "--thread",
+        ])
+        .args(["--output-format=json", "--ramp_time=200ms"])
+        .arg(format!("--ioengine={engine}"))
+        .arg(format!("--bs={BLOCK}"))
+        .arg(format!("--iodepth={depth}"))
+        .arg(format!("--runtime={}ms", (seconds * 1000.0).ceil()))
+        .arg(format!("--filename={}", path.display()))
+        .output()
+        .map_err(|error| format!("{error}: {}", Tool::Fio.missing()))?;
+    if !output.status.success() {
+        return Err(format!("fio: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    // Notes may stand before the JSON.
+    let text = String::from_utf8_lossy(&output.stdout);
+    let start = text.find('{').ok_or("fio printed no JSON")?;
+    let value: Value = serde_json::from_str(text.get(start..).unwrap_or_default())?;
+    let rate = value["jobs"][0]["read"]["iops"].as_f64();
+    rate.ok_or_else(|| "fio tells no rate".into())
+}
