@@ -206,7 +206,7 @@ pub struct Local {
     /// Sleepers elsewhere for whom there is mail, to be woken once for all of it.
     bells: RefCell<Vec<Arc<Wake>>>,
     /// What is looked at between tasks.
-    watched: RefCell<Vec<Rc<dyn Watched>>>,
+    pub(super) watched: RefCell<Vec<Rc<dyn Watched>>>,
     chaos: ThreadChaos,
     flight: Arc<Recorder>,
     /// The time that the flight recorder notes. It is taken where the clock is read anyway, and now and then.
@@ -286,10 +286,6 @@ impl Local {
         let now = self.flight.since_begin(self.ring.now());
         self.flight_ns.set(now);
         now
-    }
-
-    pub(super) fn watched(&self) -> &RefCell<Vec<Rc<dyn Watched>>> {
-        &self.watched
     }
 
     /// The delay rules in force here.

@@ -25,7 +25,7 @@ pub struct Watching {
 impl Local {
     /// Has the iothread look at something between its tasks. What is called from there must not come here.
     pub fn look_at(self: &Rc<Self>, watched: Rc<dyn Watched>) -> Watching {
-        self.watched().borrow_mut().push(Rc::clone(&watched));
+        self.watched.borrow_mut().push(Rc::clone(&watched));
         let local = Rc::downgrade(self);
         Watching { local, watched }
     }
@@ -33,14 +33,14 @@ impl Local {
     /// Looks at what is watched, up to the first that something has come of; whether there is one.
     #[inline]
     pub(crate) fn look(&self) -> bool {
-        let watched = self.watched().borrow();
+        let watched = self.watched.borrow();
         watched.iter().any(|watched| watched.look())
     }
 
     /// Tells what is watched that the iothread is about to sleep; false if it must not, and then maybe not all of it was told.
     #[inline]
     pub(crate) fn rest(&self) -> bool {
-        let watched = self.watched().borrow();
+        let watched = self.watched.borrow();
         watched.iter().all(|watched| !watched.rest())
     }
 }
@@ -48,7 +48,7 @@ impl Local {
 impl Drop for Watching {
     fn drop(&mut self) {
         if let Some(local) = self.local.upgrade() {
-            let mut all = local.watched().borrow_mut();
+            let mut all = local.watched.borrow_mut();
             all.retain(|watched| !Rc::ptr_eq(watched, &self.watched));
         }
     }
