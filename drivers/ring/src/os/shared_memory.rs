@@ -48,6 +48,9 @@ const REMOTE: [u64; 7] = [
     0x5346_414f,
 ];
 
+/// The kernel's number of the file system of large pages.
+const LARGE_PAGES: u64 = 0x9584_58f6;
+
 /// What was done about SIGBUS before.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
@@ -103,12 +106,18 @@ impl SharedMapping {
     /// Maps `len` bytes of a file from `offset` on.
     ///
     /// # Errors
-    /// The file cannot be mapped, its pages come from elsewhere, or too much is mapped already. One that is shorter is cut
-    /// from the start.
+    /// The file cannot be mapped, its pages come from elsewhere or do not fill the mapping, or too much is mapped already. One
+    /// that is shorter is cut from the start.
     pub fn new(file: OwnedFd, offset: u64, len: u64) -> io::Result<Self> {
+        let file_system = fstatfs(&file)?;
         // The number has 32 bits, with a sign on some machines.
-        if REMOTE.contains(&(fstatfs(&file)?.f_type as u64 & u64::from(u32::MAX))) {
+        let kind = file_system.f_type as u64 & u64::from(u32::MAX);
+        if REMOTE.contains(&kind) {
             return Err(io::Error::other("its pages come from another program or machine"));
+        }
+        // A mapping of large pages can be replaced as a whole only.
+        if kind == LARGE_PAGES && !len.is_multiple_of(file_system.f_bsize as u64) {
+            return Err(io::Error::other("its length is no multiple of its pages"));
         }
         prepare_for_cuts()?;
         let size = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -363,5 +372,23 @@ mod tests {
         memory.write_obj(7_u8, 4096).unwrap();
         assert!(mapping.is_cut());
         assert!(SharedMapping::new(file(4096), 1, 4096).is_err());
+    }
+    #[test]
+    fn a_mapping_is_made_of_whole_large_pages() {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB;
+        let file = memfd_create("memory", flags).expect("the kernel has large pages");
+        let page = fstatfs(&file).unwrap().f_bsize as u64;
+        assert!(page > 4096);
+        let error = SharedMapping::new(file.try_clone().unwrap(), 0, page + 4096).unwrap_err();
+        assert!(error.to_string().contains("no multiple"), "{error}");
+        // None may be free on this machine: it is mapped all the same, and cut as soon as it is looked at.
+        let mapping = SharedMapping::new(file, 0, page).unwrap();
+        mapping
+            .memory()
+            .get_slice(0, 8)
+            .unwrap()
+            .write_obj(7_u64, 0)
+            .unwrap();
+        assert!(mapping.is_cut());
     }
 }
