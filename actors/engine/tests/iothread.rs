@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures_channel::{mpsc, oneshot};
 use futures_util::StreamExt;
 use millpond_engine::iothread::{
-    Core, IoThread, IoThreadConfig, IoThreadId, Local, PollParams, Progress, Scheduler,
+    Core, IoThread, IoThreadConfig, IoThreadId, Local, PollParams, Progress, Scheduler, Watched,
 };
 use millpond_ring::buffer::Buffer;
 use millpond_ring::{Engine, Fd, Ring, RingConfig, Wake};
@@ -465,6 +465,59 @@ fn a_core_can_be_stepped_and_its_next_task_chosen() {
     assert_eq!(core.turn(false), Progress::Worked);
     thread.stop();
     assert_eq!(core.turn(true), Progress::Stopped);
+}
+
+/// Something that comes when it is told to, and what it was asked.
+#[derive(Default)]
+struct Coming {
+    comes: Cell<bool>,
+    comes_as_it_rests: Cell<bool>,
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl Watched for Coming {
+    fn look(&self) -> bool {
+        self.asked.borrow_mut().push("look");
+        self.comes.take()
+    }
+
+    fn rest(&self) -> bool {
+        self.asked.borrow_mut().push("rest");
+        self.comes_as_it_rests.take()
+    }
+}
+
+#[test]
+fn what_is_watched_is_looked_at_in_each_turn_and_told_before_the_core_may_sleep() {
+    let ring = Ring::new(RingConfig {
+        engine: Engine::Threads,
+        ..RingConfig::new(Arc::new(Wake::new().unwrap()))
+    });
+    let (mut core, thread) = Core::<Call>::new(
+        &config(Engine::Threads),
+        ring.unwrap(),
+        Scheduler::default(),
+        handler,
+    );
+    let coming = Rc::new(Coming::default());
+    let watching = core.local().look_at(coming.clone());
+    assert_eq!(core.turn(false), Progress::Idle);
+    assert_eq!(*coming.asked.take(), ["look", "rest"]);
+    coming.comes.set(true);
+    assert_eq!(core.turn(false), Progress::Worked);
+    assert_eq!(
+        *coming.asked.take(),
+        ["look"],
+        "there is something to do: nobody sleeps"
+    );
+    // A core that would sleep does not if something has come by then.
+    coming.comes_as_it_rests.set(true);
+    core.turn(true);
+    assert_eq!(coming.asked.take().last(), Some(&"rest"));
+    drop(watching);
+    assert_eq!(core.turn(false), Progress::Idle);
+    assert!(coming.asked.take().is_empty());
+    thread.stop();
 }
 
 #[test]

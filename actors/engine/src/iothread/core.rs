@@ -157,11 +157,10 @@ impl<M: Send + 'static> Core<M> {
         }
         let events = if work == 0 && may_sleep {
             self.wait()
-        } else if work == 0 && !self.local.rest() {
-            // Whoever turns the core may sleep after this: not now.
-            1
         } else {
-            self.local.ring().turn(Wait::No)
+            // Whoever turns the core may sleep after a turn without work.
+            let came = work == 0 && !self.local.rest();
+            usize::from(came) + self.local.ring().turn(Wait::No)
         };
         self.publish();
         if work + events > 0 {
