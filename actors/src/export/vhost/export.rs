@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::os::process::watched;
 use rustix::io::ioctl_fionbio;
 use rustix::net::{SocketFlags, accept_with};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
@@ -49,7 +49,7 @@ struct VhostExport {
     closed: watch::Receiver<bool>,
     /// Dropped, the length of the node is not followed any more.
     _length: oneshot::Sender<()>,
-    file: Rc<Cell<Option<OwnFile>>>,
+    file: Cell<Option<OwnFile>>,
 }
 
 /// What serves front ends, one after the other.
@@ -139,7 +139,7 @@ impl VhostPrepared {
             closing,
             closed,
             _length: length,
-            file: Rc::new(Cell::new(file)),
+            file: Cell::new(file),
         })
     }
 }
@@ -262,10 +262,6 @@ impl Server {
 /// The next front end.
 async fn accept(listener: &AsyncFd<Arc<OwnedFd>>) -> std::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    loop {
-        let mut ready = listener.readable().await?;
-        if let Ok(accepted) = ready.try_io(|listener| Ok(accept_with(listener, flags)?)) {
-            return accepted;
-        }
-    }
+    let accept = |listener: &Arc<OwnedFd>| Ok(accept_with(listener, flags)?);
+    listener.async_io(Interest::READABLE, accept).await
 }

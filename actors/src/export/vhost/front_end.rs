@@ -57,6 +57,8 @@ pub(super) enum Refused {
     TooManyRegions(usize),
     #[error("a region of {len} bytes at 0x{guest:x} cannot be mapped: {error}")]
     Region { guest: u64, len: u64, error: io::Error },
+    #[error("the regions cannot be mapped beside each other: {0}")]
+    Regions(io::Error),
     #[error("there is no such region")]
     NoRegion,
     #[error("this part of the configuration cannot be changed")]
@@ -397,10 +399,7 @@ impl FrontEnd {
             return Ok(());
         }
         let memory = GuestMemory::new(regions.clone());
-        let memory = Arc::new(memory.map_err(|error| {
-            let (guest, len) = (0, 0);
-            Refused::Region { guest, len, error }
-        })?);
+        let memory = Arc::new(memory.map_err(Refused::Regions)?);
         for (index, vring) in (0..).zip(&self.vrings) {
             if let Some(running) = &vring.running {
                 let places = vring.places(index, &memory)?;

@@ -157,36 +157,24 @@ impl InFlight {
         if queue >= self.queues || queue_size > self.queue_size {
             return Err(damaged());
         }
-        let mut ledger = Ledger {
+        let (resumed, next) = self.resume(queue, queue_size, used).ok_or_else(damaged)?;
+        let ledger = Ledger {
             area: Arc::clone(self),
             queue,
-            next: 0,
+            next,
         };
-        let resumed = ledger.resume(queue_size, used).ok_or_else(damaged)?;
         Ok((ledger, resumed))
     }
-}
 
-impl Ledger {
-    /// Its bytes. It always has some: the area was mapped with room for all queues.
-    fn part(&self) -> Option<VolatileSlice<'_>> {
-        self.area.part(self.queue)
-    }
-
-    /// Whether the memory is gone.
-    pub(super) fn is_cut(&self) -> bool {
-        self.area.is_cut()
-    }
-
-    fn resume(&mut self, queue_size: u16, used: u16) -> Option<Resumed> {
-        let area = Arc::clone(&self.area);
-        let part = area.part(self.queue)?;
+    /// What a queue is to go on with, and the number of its next request; `None` if its part is damaged.
+    fn resume(&self, queue: u16, queue_size: u16, used: u16) -> Option<(Resumed, u64)> {
+        let part = self.part(queue)?;
         let number = |at| part.load::<u16>(at, Ordering::Acquire).ok();
         if number(at::VERSION)? == 0 {
             part.store(queue_size, at::COUNT, Ordering::Relaxed).ok()?;
             part.store(used, at::USED, Ordering::Relaxed).ok()?;
             part.store(VERSION, at::VERSION, Ordering::Release).ok()?;
-            return Some(Resumed::default());
+            return Some((Resumed::default(), 0));
         }
         if number(at::VERSION)? != VERSION || number(at::COUNT)? != queue_size {
             return None;
@@ -210,9 +198,21 @@ impl Ledger {
             }
         }
         begun.sort_unstable_by(|one, other| other.cmp(one));
-        self.next = begun.first().map_or(0, |(since, _)| since.wrapping_add(1));
+        let next = begun.first().map_or(0, |(since, _)| since.wrapping_add(1));
         let heads = begun.iter().map(|(_, head)| *head).collect();
-        Some(Resumed { heads })
+        Some((Resumed { heads }, next))
+    }
+}
+
+impl Ledger {
+    /// Its bytes. It always has some: the area was mapped with room for all queues.
+    fn part(&self) -> Option<VolatileSlice<'_>> {
+        self.area.part(self.queue)
+    }
+
+    /// Whether the memory is gone.
+    pub(super) fn is_cut(&self) -> bool {
+        self.area.is_cut()
     }
 
     /// A request was taken from the ring.

@@ -6,10 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use millpond_ring::os::process::watched;
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -100,36 +102,27 @@ impl Socket {
 
     /// Receives some bytes, and the descriptors that come with the first of them.
     async fn receive_some(&self, room: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), SocketEnded> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let received = ready.try_io(|socket| {
-                let mut room = [IoSliceMut::new(room)];
-                Ok(recvmsg(socket, &mut room, &mut control, flags)?)
-            });
-            let received = match received {
-                Ok(Ok(received)) => received,
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(Err(error)) => return Err(error.into()),
-                Err(_would_block) => continue,
-            };
-            let mut files = Vec::new();
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                    files.extend(descriptors);
-                }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let receive = |socket: &Arc<OwnedFd>| {
+            let mut room = [IoSliceMut::new(room)];
+            Ok(retry_on_intr(|| recvmsg(socket, &mut room, &mut control, flags))?)
+        };
+        let received = self.0.async_io(Interest::READABLE, receive).await?;
+        let mut files = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                files.extend(descriptors);
             }
-            if received.flags.contains(ReturnFlags::CTRUNC) {
-                return Err(SocketEnded::StrayFiles);
-            }
-            return Ok((received.bytes, files));
         }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(SocketEnded::StrayFiles);
+        }
+        Ok((received.bytes, files))
     }
 
-    /// Sends a message with at most one descriptor. One that the socket has no room for is not waited for any longer than
-    /// until it has.
+    /// Sends a message with at most one descriptor.
     ///
     /// # Errors
     /// The socket failed.
@@ -142,14 +135,9 @@ impl Socket {
         let bytes = [header.as_bytes(), payload].concat();
         let mut sent = 0;
         while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-            let mut ready = self.0.writable().await?;
             let file = file.filter(|_| sent == 0);
-            match ready.try_io(|socket| send_now(socket.as_fd(), rest, file)) {
-                Ok(Ok(n)) => sent += n,
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
-            }
+            let send = |socket: &Arc<OwnedFd>| send_now(socket.as_fd(), rest, file);
+            sent += self.0.async_io(Interest::WRITABLE, send).await?;
         }
         Ok(())
     }
@@ -171,5 +159,7 @@ pub(super) fn send_now(
         control.push(SendAncillaryMessage::ScmRights(&files));
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?)
+    Ok(retry_on_intr(|| {
+        sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
+    })?)
 }

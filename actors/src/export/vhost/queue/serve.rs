@@ -4,9 +4,8 @@ use std::rc::Rc;
 
 use millpond_engine::iothread::Local;
 use millpond_engine::node::Begun;
-use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::io::{Operation, Outcome};
-use millpond_messages::{IoError, IoResult, Range, RequestFlags};
+use millpond_messages::{Range, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::bytes::{copy_all_out, copy_in, copy_out, total};
@@ -29,10 +28,9 @@ enum Plan {
     Answered(Status),
 }
 
-/// Memory for `len` bytes, at most [`MOST_AT_ONCE`].
-fn memory(len: u64) -> Result<Buffer, IoError> {
-    let buffer = usize::try_from(len).ok().and_then(Buffer::try_alloc);
-    buffer.ok_or(IoError::from_errno(ENOMEM))
+/// Memory for `len` bytes, at most [`MOST_AT_ONCE`], if it can be had.
+fn memory(len: u64) -> Option<Buffer> {
+    usize::try_from(len).ok().and_then(Buffer::try_alloc)
 }
 
 impl Session {
@@ -66,20 +64,23 @@ impl Session {
         let operation = match request.wish {
             Wish::Refused(status) => return Ok(Plan::Answered(status)),
             Wish::Name => return self.tell_name(request).map(Plan::Answered),
-            Wish::Read(range) | Wish::Write(range) if range.len() > MOST_AT_ONCE => return Ok(Plan::Steps),
-            Wish::Read(range) => memory(range.len()).map(|buffer| read(range, buffer)),
-            Wish::Write(range) => match memory(range.len()) {
-                Ok(buffer) => Ok(self.write(request, range, buffer)?),
-                Err(error) => Err(error),
-            },
-            Wish::Flush => Ok(Operation::Flush),
-            Wish::Discard(range) => Ok(Operation::Discard { range }),
-            Wish::WriteZeroes(range, flags) => Ok(Operation::WriteZeroes {
+            Wish::Read(range) | Wish::Write(range) => {
+                if range.len() > MOST_AT_ONCE {
+                    return Ok(Plan::Steps);
+                }
+                match memory(range.len()) {
+                    Some(buffer) => self.transfer(request, range, buffer)?,
+                    None => return Ok(Plan::Answered(Status::Failed)),
+                }
+            }
+            Wish::Flush => Operation::Flush,
+            Wish::Discard(range) => Operation::Discard { range },
+            Wish::WriteZeroes(range, flags) => Operation::WriteZeroes {
                 range,
                 flags: flags | self.durable(),
-            }),
+            },
         };
-        Ok(operation.map_or(Plan::Answered(Status::Failed), Plan::One))
+        Ok(Plan::One(operation))
     }
 
     /// What makes a write durable where the guest was told that there is no cache.
@@ -102,43 +103,46 @@ impl Session {
         Ok(Status::Ok)
     }
 
-    /// A write of what the guest has for `range`, which is a part of what its request covers.
-    fn write(
+    /// Reads a part of what a request covers into `buffer`, or writes what the guest has for it.
+    fn transfer(
         &self,
         request: &Request,
         range: Range,
         mut buffer: Buffer,
     ) -> Result<Operation<Buffers>, Broken> {
-        let begin = match request.wish {
-            Wish::Write(whole) => range.offset() - whole.offset(),
-            _ => 0,
-        };
-        let memory = self.memory();
-        copy_in(
-            memory.space(),
-            &request.readable,
-            Request::data() + begin,
-            &mut buffer,
-        )?;
-        Ok(Operation::Write {
-            offset: range.offset(),
+        let offset = range.offset();
+        if let Wish::Write(whole) = request.wish {
+            let at = Request::data() + (offset - whole.offset());
+            copy_in(self.memory().space(), &request.readable, at, &mut buffer)?;
+            return Ok(Operation::Write {
+                offset,
+                buffers: buffer.into(),
+                flags: self.durable(),
+            });
+        }
+        Ok(Operation::Read {
+            offset,
             buffers: buffer.into(),
-            flags: self.durable(),
+            flags: RequestFlags::empty(),
         })
+    }
+
+    /// What came of a request to the node: what was read goes to the guest, `at` so many bytes from its request's first.
+    fn take(&self, request: &Request, at: u64, outcome: Outcome<Buffers>) -> Result<Status, Broken> {
+        let (result, data) = outcome.into_parts();
+        match (request.wish, result, data) {
+            (Wish::Read(_), Ok(_), Some(data)) => {
+                copy_all_out(self.memory().space(), &request.writable, at, &data)?;
+                Ok(Status::Ok)
+            }
+            (Wish::Read(_), ..) | (_, Err(_), _) => Ok(Status::Failed),
+            _ => Ok(Status::Ok),
+        }
     }
 
     /// The one request to the node that serves a request has ended.
     fn ended(&self, request: &Request, outcome: Outcome<Buffers>) {
-        let (result, data) = outcome.into_parts();
-        let status = match (request.wish, result, data) {
-            (Wish::Read(_), Ok(_), Some(data)) => {
-                let copied = copy_all_out(self.memory().space(), &request.writable, 0, &data);
-                copied.map(|()| Status::Ok)
-            }
-            (Wish::Read(_), ..) | (_, Err(_), _) => Ok(Status::Failed),
-            _ => Ok(Status::Ok),
-        };
-        self.end(request, status);
+        self.end(request, self.take(request, 0, outcome));
     }
 
     /// Serves a request whose data is not held at once.
@@ -149,22 +153,14 @@ impl Session {
         let mut rest = whole;
         while !rest.is_empty() {
             let range = rest.first(MOST_AT_ONCE);
-            let Ok(buffer) = memory(range.len()) else {
+            let Some(buffer) = memory(range.len()) else {
                 return Ok(Status::Failed);
             };
-            let operation = match request.wish {
-                Wish::Write(_) => self.write(request, range, buffer)?,
-                _ => read(range, buffer),
-            };
-            let (result, data) = self.backend.request(operation).await.into_parts();
-            let done: IoResult<_> = result;
-            match (request.wish, done, data) {
-                (_, Err(_), _) | (Wish::Read(_), _, None) => return Ok(Status::Failed),
-                (Wish::Read(_), _, Some(data)) => {
-                    let at = range.offset() - whole.offset();
-                    copy_all_out(self.memory().space(), &request.writable, at, &data)?;
-                }
-                _ => {}
+            let operation = self.transfer(request, range, buffer)?;
+            let outcome = self.backend.request(operation).await;
+            let status = self.take(request, range.offset() - whole.offset(), outcome)?;
+            if status != Status::Ok {
+                return Ok(status);
             }
             rest = rest.after(range.len());
         }
@@ -180,13 +176,5 @@ impl Session {
             Ok(u32::try_from(total(&request.writable)).unwrap_or(u32::MAX))
         });
         self.answer(request, written);
-    }
-}
-
-fn read(range: Range, buffer: Buffer) -> Operation<Buffers> {
-    Operation::Read {
-        offset: range.offset(),
-        buffers: buffer.into(),
-        flags: RequestFlags::empty(),
     }
 }

@@ -1,6 +1,6 @@
 //! A queue while it runs, as its tasks share it: requests come off the ring, and answers go onto it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
 use std::num::Wrapping;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl Session {
         let mut ring = self.ring.borrow_mut();
         vring::Ring {
             device: Arc::clone(&self.device),
-            memory: self.memory(),
+            memory: Arc::clone(&self.memory.borrow()),
             queue: std::mem::take(&mut ring.queue),
             ledger: ring.ledger.take(),
             call: self.call.take(),
@@ -107,8 +107,8 @@ impl Session {
     }
 
     /// The guest's memory as it is now.
-    pub(super) fn memory(&self) -> Arc<GuestMemory> {
-        Arc::clone(&self.memory.borrow())
+    pub(super) fn memory(&self) -> Ref<'_, GuestMemory> {
+        Ref::map(self.memory.borrow(), |memory| &**memory)
     }
 
     /// The guest's memory is this from now on.

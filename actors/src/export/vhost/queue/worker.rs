@@ -127,9 +127,10 @@ impl Queue {
                 }
             };
             match self.wait(reason).await {
-                Ok(Some((Order::Stop, reply))) => return Stop::Ordered(reply),
                 Ok(Some((order, reply))) => {
-                    self.obey(order);
+                    if !self.obey(order) {
+                        return Stop::Ordered(reply);
+                    }
                     // Who asked has gone, if it is not heard.
                     let _ = reply.send(self.session.taken());
                 }
@@ -139,13 +140,15 @@ impl Queue {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    /// Does what it is told; false if it is to stop.
+    fn obey(&mut self, order: Order) -> bool {
         match order {
             Order::Enable(enabled) => self.enabled = enabled,
             Order::Call(call) => self.session.set_call(call),
             Order::Memory(memory, places) => self.session.set_memory(memory, &places),
-            Order::Stop => self.enabled = false,
+            Order::Stop => return false,
         }
+        true
     }
 
     /// Begins requests that are on the ring, while the node takes them.
