@@ -1,9 +1,24 @@
-//! What a process has used of the machine, as the kernel counts it.
+//! Processes that are measured: their end, and what one has used of the machine, as the kernel counts it.
 
 use std::fs;
+use std::process::Child;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::Outcome;
+
+/// A process that is ended in good order when this is dropped, and waited for.
+#[derive(Debug)]
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it has ended by itself, which the load has reported.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
 
 /// User and system time of a process and all its threads so far.
 pub fn cpu_time(pid: u32) -> Outcome<Duration> {

@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
-
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
 use crate::load::Target;
+use crate::process::Process;
 
 /// Which daemon, by name and how to run it.
 #[derive(Debug, Clone)]
@@ -49,7 +48,7 @@ impl Program {
 /// A running server with one export that matters.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    process: Process,
     target: Target,
 }
 
@@ -97,7 +96,7 @@ impl Server {
             .spawn()
             .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let server = Server {
-            child,
+            process: Process(child),
             target: Target::unix(socket, export),
         };
         server
@@ -112,19 +111,11 @@ impl Server {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.0.id()
     }
 
     /// Its export.
     pub fn target(&self) -> &Target {
         &self.target
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Both fail only if it has ended by itself, which the load has reported.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let _ = self.child.wait();
     }
 }

@@ -2,19 +2,19 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use millpond_tests::vhost::{FrontEnd, WRITE, kind};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use super::bench::Bench;
+use super::fio::{self, Load};
 use super::graph::pair;
+use super::image::fill;
 use super::statistics::alternate;
 use super::table::{Better, Section, compared};
-use super::tools::Tool;
 use crate::Outcome;
+use crate::process::Process;
 use crate::server::Program;
 
 /// Bytes of the disk behind the export.
@@ -112,7 +112,7 @@ fn one_row(bench: &Bench<'_>, row: &Row, section: &mut Section) -> Outcome<()> {
 
 /// A daemon with an export.
 struct Exporting {
-    child: Child,
+    _process: Process,
     /// Its socket, or the file that it is mounted on.
     place: PathBuf,
 }
@@ -124,11 +124,15 @@ impl Exporting {
             Kind::VirtioNull => (null(), dir.join("vhost.sock")),
             Kind::FileNull => (null(), dir.join("exported")),
             Kind::FileRaw => {
-                File::create(&image)?.set_len(SIZE)?;
+                fill(&image, SIZE)?;
                 let blockdev = format!("driver=file,node-name=disk,filename={}", image.display());
                 (blockdev, dir.join("exported"))
             }
         };
+        // What the daemon before has left.
+        if place.exists() {
+            std::fs::remove_file(&place)?;
+        }
         let export = match kind {
             Kind::VirtioNull => format!("vhost-user-blk,addr.type=unix,addr.path={}", place.display()),
             Kind::FileNull | Kind::FileRaw => {
@@ -136,7 +140,7 @@ impl Exporting {
                 format!("fuse,mountpoint={}", place.display())
             }
         };
-        let child = program
+        let process = program
             .command()
             .args(["--object", "iothread,id=io", "--blockdev", &blockdev, "--export"])
             .arg(format!("{export},id=exp,node-name=disk,writable=on,iothread=io"))
@@ -144,7 +148,10 @@ impl Exporting {
             .stderr(File::create(dir.join("exporting.log"))?)
             .spawn()
             .map_err(|error| format!("{}: {error}", program.name))?;
-        let exporting = Exporting { child, place };
+        let exporting = Exporting {
+            _process: Process(process),
+            place,
+        };
         let deadline = Instant::now() + PATIENCE;
         while !exporting.is_up(kind) {
             if Instant::now() > deadline {
@@ -163,15 +170,6 @@ impl Exporting {
                 std::fs::metadata(&self.place).is_ok_and(|facts| facts.len() == SIZE)
             }
         }
-    }
-}
-
-impl Drop for Exporting {
-    fn drop(&mut self) {
-        // Both fail only if it has ended by itself, which the load has reported.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.place);
     }
 }
 
@@ -229,30 +227,13 @@ fn virtio(socket: &Path, depth: u16, seconds: f64) -> Outcome<f64> {
 
 /// Reads a file at random, past the page cache; how many times a second.
 fn file(path: &Path, depth: u16, seconds: f64) -> Outcome<f64> {
-    let engine = if depth == 1 { "psync" } else { "io_uring" };
-    let output = Command::new(Tool::Fio.program())
-        .args([
-            "--name=file",
-            "--direct=1",
-            "--time_based",
-            "--rw=randread",
-            "--thread",
-        ])
-        .args(["--output-format=json", "--ramp_time=200ms"])
-        .arg(format!("--ioengine={engine}"))
-        .arg(format!("--bs={BLOCK}"))
-        .arg(format!("--iodepth={depth}"))
-        .arg(format!("--runtime={}ms", (seconds * 1000.0).ceil()))
-        .arg(format!("--filename={}", path.display()))
-        .output()
-        .map_err(|error| format!("{error}: {}", Tool::Fio.missing()))?;
-    if !output.status.success() {
-        return Err(format!("fio: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    // Notes may stand before the JSON.
-    let text = String::from_utf8_lossy(&output.stdout);
-    let start = text.find('{').ok_or("fio printed no JSON")?;
-    let value: Value = serde_json::from_str(text.get(start..).unwrap_or_default())?;
-    let rate = value["jobs"][0]["read"]["iops"].as_f64();
-    rate.ok_or_else(|| "fio tells no rate".into())
+    let output = fio::run(&Load {
+        engine: if depth == 1 { "psync" } else { "io_uring" },
+        work: "randread",
+        block: BLOCK as u64,
+        depth: depth.into(),
+        seconds,
+        file: path,
+    })?;
+    fio::rate(&fio::figures(&output, "read")?)
 }

@@ -8,6 +8,7 @@
 mod bench;
 mod client;
 mod exports;
+mod fio;
 mod graph;
 mod image;
 mod jobs;

@@ -1,14 +1,11 @@
 //! What `fio` reaches with io_uring on a file with no server between: the limit for the rows on a disk.
 
 use std::path::Path;
-use std::process::Command;
-
-use serde_json::Value;
 
 use super::figures::Figures;
 use super::rows::Row;
 use crate::Outcome;
-use crate::compare::tools::Tool;
+use crate::compare::fio::{self, Load};
 use crate::load::Kind;
 
 /// Runs `fio` on the file for so many seconds.
@@ -18,40 +15,23 @@ pub fn measure(row: &Row, file: &Path, seconds: f64) -> Outcome<Figures> {
     } else {
         "randread"
     };
-    let output = Command::new(Tool::Fio.program())
-        .args([
-            "--name=limit",
-            "--ioengine=io_uring",
-            "--direct=1",
-            "--time_based",
-        ])
-        .args(["--ramp_time=300ms", "--output-format=json", "--thread"])
-        .arg(format!("--rw={work}"))
-        .arg(format!("--bs={}", row.block))
-        .arg(format!("--iodepth={}", row.depth))
-        .arg(format!("--runtime={}ms", (seconds * 1000.0).ceil()))
-        .arg(format!("--filename={}", file.display()))
-        .output()
-        .map_err(|error| format!("{error}: {}", Tool::Fio.missing()))?;
-    if !output.status.success() {
-        return Err(format!("fio: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    parse(&output.stdout, row.kind)
+    let output = fio::run(&Load {
+        engine: "io_uring",
+        work,
+        block: row.block,
+        depth: row.depth,
+        seconds,
+        file,
+    })?;
+    parse(&output, row.kind)
 }
 
 /// The figures in what `fio` prints. It has no CPU time of a server: there is none.
 fn parse(output: &[u8], kind: Kind) -> Outcome<Figures> {
-    // Notes may stand before the JSON.
-    let start = output
-        .iter()
-        .position(|byte| *byte == b'{')
-        .ok_or("fio printed no JSON")?;
-    let value: Value = serde_json::from_slice(output.get(start..).unwrap_or_default())?;
-    let of_kind = if kind == Kind::Write { "write" } else { "read" };
-    let work = &value["jobs"][0][of_kind];
+    let work = fio::figures(output, if kind == Kind::Write { "write" } else { "read" })?;
     let percentile = |name: &str| work["clat_ns"]["percentile"][name].as_f64().unwrap_or(f64::NAN) / 1000.0;
     Ok(Figures {
-        rate: work["iops"].as_f64().ok_or("fio tells no rate")?,
+        rate: fio::rate(&work)?,
         p50: percentile("50.000000"),
         p99: percentile("99.000000"),
         cpu: f64::NAN,
