@@ -18,6 +18,14 @@ use rustix::net::{
 };
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
+/// The argument of `--export` for the node `disk` at this socket, with more options.
+pub fn export(socket: &Path, more: &str) -> String {
+    format!(
+        "vhost-user-blk,id=exp,node-name=disk,addr.type=unix,addr.path={}{more}",
+        socket.display()
+    )
+}
+
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use millpond_tests::PATIENCE;
 use millpond_tests::daemon::{Builder, Daemon, daemon, daemon_in, scratch};
 use millpond_tests::image::create;
-use millpond_tests::program::oracle;
-use millpond_tests::vhost::{FrontEnd, Guest, Queue, kind, message, state, words};
+use millpond_tests::program::{oracle, under_test};
+use millpond_tests::vhost::{FrontEnd, Guest, Queue, export, kind, message, state, words};
 use serde_json::json;
 
 const SIZE: u64 = 8 << 20;
@@ -24,13 +24,7 @@ fn exporting(builder: Builder, more: &str) -> Builder {
     builder
         .blockdev(json!({"driver": "file", "node-name": "file", "filename": disk}))
         .blockdev(json!({"driver": "raw", "node-name": "disk", "file": "file"}))
-        .option(
-            "--export",
-            format!(
-                "vhost-user-blk,id=exp,node-name=disk,addr.type=unix,addr.path={}{more}",
-                socket.display()
-            ),
-        )
+        .option("--export", export(&socket, more))
 }
 
 fn connect(daemon: &Daemon) -> (FrontEnd, Queue) {
@@ -315,13 +309,7 @@ fn a_device_without_a_cache_makes_each_write_durable() {
             "inject-error": [{"event": "none", "iotype": "flush", "errno": 5, "once": false}]}),
         )
         .blockdev(json!({"driver": "qcow2", "node-name": "disk", "file": "flushes-fail"}))
-        .option(
-            "--export",
-            format!(
-                "vhost-user-blk,id=e,node-name=disk,writable=on,addr.type=unix,addr.path={}",
-                socket.display()
-            ),
-        )
+        .option("--export", export(&socket, ",writable=on"))
         .start();
     let (mut front_end, mut queue) = connect(&daemon);
     let cache = |on: u8| [&[32_u32, 1, 0].map(u32::to_le_bytes).concat()[..], &[on]].concat();
@@ -369,26 +357,29 @@ fn a_new_length_reaches_the_guest() {
 
 #[test]
 fn an_export_goes_though_a_front_end_is_connected() {
-    let mut daemon = exporting(daemon(), ",writable=on").start();
-    let (mut front_end, mut queue) = connect(&daemon);
-    front_end.request(&mut queue, kind::IN, 0, &[], 512);
-    let shown = json!([{"node-name": "disk", "shutting-down": false, "type": "vhost-user-blk", "id": "exp"}]);
-    assert_eq!(
-        daemon.qmp.execute("query-block-exports", json!({})).unwrap(),
-        shown
-    );
-    daemon
-        .qmp
-        .execute("block-export-del", json!({"id": "exp"}))
-        .unwrap();
-    daemon.qmp.wait_event("BLOCK_EXPORT_DELETED");
-    assert!(front_end.is_cut());
-    assert!(!Path::new(&daemon.path("vhost.sock")).exists());
-    daemon
-        .qmp
-        .execute("blockdev-del", json!({"node-name": "disk"}))
-        .unwrap();
-    daemon.quit();
+    for program in [oracle(), under_test().clone()] {
+        let mut daemon = exporting(daemon().program(program), ",writable=on").start();
+        let (mut front_end, mut queue) = connect(&daemon);
+        front_end.request(&mut queue, kind::IN, 0, &[], 512);
+        let shown =
+            json!([{"node-name": "disk", "shutting-down": false, "type": "vhost-user-blk", "id": "exp"}]);
+        assert_eq!(
+            daemon.qmp.execute("query-block-exports", json!({})).unwrap(),
+            shown
+        );
+        daemon
+            .qmp
+            .execute("block-export-del", json!({"id": "exp"}))
+            .unwrap();
+        daemon.qmp.wait_event("BLOCK_EXPORT_DELETED");
+        assert!(front_end.is_cut());
+        assert!(!Path::new(&daemon.path("vhost.sock")).exists());
+        daemon
+            .qmp
+            .execute("blockdev-del", json!({"node-name": "disk"}))
+            .unwrap();
+        daemon.quit();
+    }
 }
 
 /// Keeps 32 writes of 4 KiB in flight while `edit` is called, so many times; then looks whether every byte is there.
@@ -482,13 +473,7 @@ fn throttled(dir: &Path) -> Builder {
             json!({"driver": "throttle", "node-name": "disk", "throttle-group": "group", "file": "file"}),
         );
     let socket = dir.join("vhost.sock");
-    builder.option(
-        "--export",
-        format!(
-            "vhost-user-blk,id=exp,node-name=disk,writable=on,addr.type=unix,addr.path={}",
-            socket.display()
-        ),
-    )
+    builder.option("--export", export(&socket, ",writable=on"))
 }
 
 #[test]
@@ -523,13 +508,7 @@ fn requests_in_flight_when_the_daemon_dies_are_answered_once_by_the_next() {
     let guest = front_end.leave();
     let builder = daemon_in(dir.path())
         .blockdev(json!({"driver": "file", "node-name": "disk", "filename": dir.path().join("disk")}))
-        .option(
-            "--export",
-            format!(
-                "vhost-user-blk,id=exp,node-name=disk,writable=on,addr.type=unix,addr.path={}",
-                dir.path().join("vhost.sock").display()
-            ),
-        );
+        .option("--export", export(&dir.path().join("vhost.sock"), ",writable=on"));
     let daemon = builder.start();
     let mut front_end = FrontEnd::connect_with(daemon.path("vhost.sock"), guest, true);
     front_end.tell(message::SET_INFLIGHT_FD, &area, &[file.as_fd()]);

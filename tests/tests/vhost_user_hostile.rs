@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use millpond_tests::daemon::{Daemon, daemon};
 use millpond_tests::vhost::{
-    DATA, FrontEnd, GUEST, Guest, INDIRECT, MEMORY, NEXT, Piece, QUEUE_SIZE, Queue, USER, WRITE, event, kind,
-    message, state, words,
+    DATA, FrontEnd, GUEST, Guest, INDIRECT, MEMORY, NEXT, Piece, QUEUE_SIZE, Queue, USER, WRITE, event,
+    export, kind, message, state, words,
 };
 use rustix::fs::ftruncate;
 use serde_json::json;
@@ -17,13 +17,7 @@ fn exporting() -> Daemon {
     let socket = builder.dir().join("vhost.sock");
     builder
         .blockdev(json!({"driver": "null-co", "node-name": "disk", "size": 1 << 20, "read-zeroes": true}))
-        .option(
-            "--export",
-            format!(
-                "vhost-user-blk,id=exp,node-name=disk,writable=on,num-queues=2,addr.type=unix,addr.path={}",
-                socket.display()
-            ),
-        )
+        .option("--export", export(&socket, ",writable=on,num-queues=2"))
         .start()
 }
 
