@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod builtin;
+pub mod by_id;
 mod crypto;
 pub mod filter;
 pub mod format;

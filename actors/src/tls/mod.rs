@@ -21,5 +21,5 @@ mod x509;
 
 pub(crate) use authz::{Authorizer, AuthzRules, RulesFile};
 pub(crate) use credentials::{Credentials, CredentialsKind, CredentialsOptions};
-pub(crate) use registry::{ById, TlsRegistry};
+pub(crate) use registry::TlsRegistry;
 pub(crate) use session::{Got, OpensslSession, Session, TlsError};

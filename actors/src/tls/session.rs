@@ -9,12 +9,12 @@
 
 use std::io::{self, Read, Write};
 
+use millpond_drivers::by_id::ById;
 use millpond_ring::buffer::Buffer;
 use openssl::ssl::{ErrorCode, Ssl, SslStream};
 
 use super::authz::Authorizer;
 use super::credentials::Credentials;
-use super::registry::ById;
 use super::verify::{Refusal, ask_for_certificate};
 use super::x509::name_of;
 

@@ -5,13 +5,12 @@
 
 mod load;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use millpond_messages::{Error, ErrorKind, Result};
 
+use crate::by_id::ById;
 use crate::crypto::KeyBytes;
 
 pub use load::{SecretOptions, SecretSource};
@@ -27,30 +26,17 @@ impl fmt::Debug for Secret {
 
 /// All secrets by their ids, shared by whoever makes them and the drivers that need them.
 #[derive(Debug, Clone, Default)]
-pub struct Secrets(Arc<ArcSwap<BTreeMap<String, Arc<Secret>>>>);
+pub struct Secrets(ById<Secret>);
 
 impl Secrets {
     /// Makes a secret known under an id.
     pub fn add(&self, id: &str, secret: Secret) {
-        let secret = Arc::new(secret);
-        self.change(|secrets| {
-            secrets.insert(id.to_owned(), Arc::clone(&secret));
-        });
+        self.0.put(id, secret);
     }
 
     /// Forgets a secret. Whoever has used it goes on with the keys that it gave.
     pub fn remove(&self, id: &str) {
-        self.change(|secrets| {
-            secrets.remove(id);
-        });
-    }
-
-    fn change(&self, change: impl Fn(&mut BTreeMap<String, Arc<Secret>>)) {
-        self.0.rcu(|secrets| {
-            let mut secrets = BTreeMap::clone(secrets);
-            change(&mut secrets);
-            secrets
-        });
+        self.0.remove(id);
     }
 
     /// The secret of an id.
@@ -58,7 +44,7 @@ impl Secrets {
     /// # Errors
     /// There is none.
     fn find(&self, id: &str) -> Result<Arc<Secret>> {
-        let found = self.0.load().get(id).cloned();
+        let found = self.0.find(id);
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("No secret with id '{id}'")))
     }
 

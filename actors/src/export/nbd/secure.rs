@@ -10,6 +10,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use millpond_drivers::by_id::ById;
 use millpond_messages::qapi::NbdServerOptions;
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
 use millpond_messages::{Error, ErrorKind, Result};
@@ -20,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::handshake::Tls;
 use super::transport::{Channel, Link, PlainChannel, PlainTransport, Transport};
-use crate::tls::{Authorizer, ById, Credentials, Got, OpensslSession, Session, TlsError, TlsRegistry};
+use crate::tls::{Authorizer, Credentials, Got, OpensslSession, Session, TlsError, TlsRegistry};
 
 /// Cipher bytes received at a time during the handshake: a record.
 const RECEIVE_RECORD: usize = 17 * 1024;

@@ -16,6 +16,7 @@ use millpond_messages::{Error, ErrorKind, Result};
 
 use super::buckets::Buckets;
 use super::limits::{Direction, Limits};
+use crate::by_id::ById;
 
 /// The waker of a waiting request, by which the members before it wake it.
 #[derive(Debug, Default)]
@@ -259,24 +260,24 @@ impl Drop for Member {
 
 /// Groups by name. Clones are the same: the drivers look them up, and whoever embeds them makes them.
 #[derive(Clone, Default)]
-pub struct Groups(Arc<ArcSwap<BTreeMap<String, Arc<Group>>>>);
+pub struct Groups(ById<Group>);
 
 impl fmt::Debug for Groups {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Groups").field(&self.0.load()).finish()
+        formatter.debug_tuple("Groups").field(&self.0.all()).finish()
     }
 }
 
 impl Groups {
     /// All groups, by name.
     pub(super) fn all(&self) -> Arc<BTreeMap<String, Arc<Group>>> {
-        self.0.load_full()
+        self.0.all()
     }
 
     /// The group called `name`.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Group>> {
-        self.0.load().get(name).cloned()
+        self.0.find(name)
     }
 
     /// Makes a group.
@@ -286,12 +287,10 @@ impl Groups {
     pub fn add(&self, name: &str, limits: Limits) -> Result<()> {
         limits.check()?;
         let group = Arc::new(Group::new(limits));
-        let before = self.0.rcu(|groups| {
-            let mut groups = BTreeMap::clone(groups);
+        let before = self.0.change(|groups| {
             groups
                 .entry(name.to_owned())
                 .or_insert_with(|| Arc::clone(&group));
-            groups
         });
         if before.contains_key(name) {
             let text = format!("Throttle group '{name}' exists already");
@@ -310,12 +309,9 @@ impl Groups {
             let text = format!("object '{name}' is in use, can not be deleted");
             return Err(Error::new(ErrorKind::InUse, text));
         }
-        self.0.rcu(|groups| {
-            let mut groups = BTreeMap::clone(groups);
-            // Somebody else may have removed it meanwhile, and made another.
-            groups.retain(|_, other| !Arc::ptr_eq(other, &group));
-            groups
-        });
+        // Somebody else may have removed it meanwhile, and made another.
+        self.0
+            .change(|groups| groups.retain(|_, other| !Arc::ptr_eq(other, &group)));
         Ok(())
     }
 
