@@ -205,6 +205,7 @@ impl Channel for TlsChannel {
         Ok(TlsLink {
             socket: self.plain.leave()?,
             session: self.session,
+            unsent: Vec::new(),
         })
     }
 }
@@ -213,20 +214,25 @@ impl Channel for TlsChannel {
 pub struct TlsLink<S> {
     socket: Fd,
     session: Option<Box<S>>,
+    unsent: Vec<u8>,
 }
 
 impl<S: Session> Link for TlsLink<S> {
     type Transport = TlsTransport<S>;
 
     fn here(self, ring: &Ring) -> TlsTransport<S> {
-        let Self { socket, session } = self;
+        let Self {
+            socket,
+            session,
+            unsent,
+        } = self;
         TlsTransport(Rc::new(Inside {
             plain: socket.clone().here(ring),
             ring: ring.clone(),
             socket,
             session: RefCell::new(session),
             is_sending: Cell::new(false),
-            unsent: RefCell::default(),
+            unsent: RefCell::new(unsent),
         }))
     }
 }
@@ -407,6 +413,84 @@ impl<S: Session> Transport for TlsTransport<S> {
         TlsLink {
             socket: self.0.socket.clone(),
             session: self.0.session.take(),
+            unsent: self.0.unsent.take(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use millpond_ring::{RingConfig, Wake};
+
+    use super::*;
+
+    /// A session that has something to say unasked.
+    struct Says(Vec<u8>);
+
+    impl Session for Says {
+        fn handshake(&mut self) -> std::result::Result<bool, TlsError> {
+            Ok(true)
+        }
+
+        fn feed(&mut self, _: Buffer, _: usize) {}
+
+        fn spare(&mut self) -> Buffer {
+            Buffer::new()
+        }
+
+        fn read(&mut self, _: &mut [u8]) -> std::result::Result<Got, TlsError> {
+            Ok(Got::Hungry)
+        }
+
+        fn write(&mut self, plain: &[u8]) -> std::result::Result<(), TlsError> {
+            self.0.extend_from_slice(plain);
+            Ok(())
+        }
+
+        fn produced(&mut self) -> Vec<u8> {
+            std::mem::take(&mut self.0)
+        }
+
+        fn close(&mut self) {}
+    }
+
+    fn ring() -> Ring {
+        let wake = Arc::new(Wake::new().unwrap());
+        Ring::new(RingConfig::new(wake)).unwrap()
+    }
+
+    #[test]
+    fn what_a_client_has_not_taken_goes_with_it_to_another_iothread() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let said: Vec<u8> = (0..4 << 20).map(|at: u32| at.to_le_bytes()[at as usize % 4]).collect();
+        let (first, second) = (ring(), ring());
+        let link = TlsLink {
+            socket: Arc::new(OwnedFd::from(ours)),
+            session: Some(Box::new(Says(said.clone()))),
+            unsent: Vec::new(),
+        };
+        let transport = link.here(&first);
+        transport.0.send_unasked();
+        let left = transport.0.unsent.borrow().len();
+        assert!(0 < left && left < said.len(), "{left} bytes are left");
+        let transport = transport.leave().here(&second);
+        let client = thread::spawn(move || {
+            let mut heard = Vec::new();
+            theirs.read_to_end(&mut heard).map(|_| heard)
+        });
+        loop {
+            transport.0.send_unasked();
+            if transport.0.unsent.borrow().is_empty() {
+                break;
+            }
+            thread::yield_now();
+        }
+        drop(transport);
+        assert!(client.join().unwrap().unwrap() == said, "every byte comes, in order");
     }
 }
