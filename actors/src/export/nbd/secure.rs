@@ -327,15 +327,23 @@ impl<S: Session> Inside<S> {
         Ok(bytes.len())
     }
 
+    /// What goes out next: what the client has not taken yet, before anything new. Nothing of it is copied.
+    fn next_cipher(&self) -> io::Result<Vec<u8>> {
+        let unsent = self.unsent.take();
+        if !unsent.is_empty() {
+            return Ok(unsent);
+        }
+        self.session(|session| Ok(session.produced()))
+    }
+
     async fn send_cipher(&self) -> io::Result<()> {
         self.is_sending.set(true);
         loop {
-            let mut cipher = self.unsent.take();
-            cipher.append(&mut self.session(|session| Ok(session.produced()))?);
+            let cipher = self.next_cipher()?;
             if cipher.is_empty() {
                 break;
             }
-            let (sent, _) = self.ring.send(&self.socket, Buffer::from(cipher).into()).await;
+            let (sent, _) = self.ring.send(&self.socket, cipher.into()).await;
             sent?;
         }
         // Not after a failure: the client has part of a record, and nothing must follow that.
@@ -349,10 +357,8 @@ impl<S: Session> Inside<S> {
         if self.is_sending.get() {
             return;
         }
-        let mut cipher = self.unsent.take();
-        if cipher.is_empty() {
-            cipher = self.session(|session| Ok(session.produced())).unwrap_or_default();
-        }
+        // A session that has gone has nothing to say.
+        let mut cipher = self.next_cipher().unwrap_or_default();
         if cipher.is_empty() {
             return;
         }
@@ -467,7 +473,9 @@ mod tests {
     #[test]
     fn what_a_client_has_not_taken_goes_with_it_to_another_iothread() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let said: Vec<u8> = (0..4 << 20).map(|at: u32| at.to_le_bytes()[at as usize % 4]).collect();
+        let said: Vec<u8> = (0..4 << 20)
+            .map(|at: u32| at.to_le_bytes()[at as usize % 4])
+            .collect();
         let (first, second) = (ring(), ring());
         let link = TlsLink {
             socket: Arc::new(OwnedFd::from(ours)),
@@ -491,6 +499,9 @@ mod tests {
             thread::yield_now();
         }
         drop(transport);
-        assert!(client.join().unwrap().unwrap() == said, "every byte comes, in order");
+        assert!(
+            client.join().unwrap().unwrap() == said,
+            "every byte comes, in order"
+        );
     }
 }
