@@ -11,7 +11,7 @@ use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Params, Private};
 use openssl::ssl::{SslContextBuilder, SslFiletype, SslVerifyMode};
 use openssl::stack::Stack;
-use openssl::x509::store::{X509Lookup, X509StoreBuilder};
+use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Crl, X509Name};
 use x509_cert::Certificate;
@@ -85,7 +85,7 @@ pub(super) fn store(authorities: &[X509]) -> std::result::Result<X509StoreBuilde
 
 /// What there is in the files of credentials.
 pub(super) struct X509Files {
-    authorities: (CredentialFile, Vec<X509>),
+    authorities: Vec<X509>,
     revoked: Option<CredentialFile>,
     own: Option<Own>,
     group: Option<Dh<Params>>,
@@ -149,7 +149,7 @@ impl X509Files {
             check_revoked(file)?;
         }
         Ok(Self {
-            authorities: (authorities, trusted),
+            authorities: trusted,
             revoked,
             own,
             group: group.as_ref().map(read_group).transpose()?,
@@ -165,21 +165,14 @@ impl X509Files {
         if !verify_peer {
             return Ok(());
         }
-        let (file, authorities) = &self.authorities;
-        let Some(store) = self.trusted(authorities).map_err(failed)? else {
-            return Err(invalid(format!(
-                "Unable to import CA certificate list {}",
-                file.shown()
-            )));
-        };
-        context.set_cert_store(store.build());
-        context.set_client_ca_list(names_of(authorities).map_err(failed)?);
+        context.set_cert_store(self.trusted().map_err(failed)?);
+        context.set_client_ca_list(names_of(&self.authorities).map_err(failed)?);
         context.set_verify(SslVerifyMode::PEER);
         Ok(())
     }
 
     fn configure_own(&self, context: &mut SslContextBuilder) -> std::result::Result<(), ErrorStack> {
-        if let Some(Own { chain, key, .. }) = &self.own {
+        if let Some(Own { chain, key }) = &self.own {
             let mut chain = chain.iter();
             if let Some(first) = chain.next() {
                 context.set_certificate(first)?;
@@ -199,20 +192,17 @@ impl X509Files {
     }
 
     /// The authorities, with what they have revoked.
-    fn trusted(&self, authorities: &[X509]) -> std::result::Result<Option<X509StoreBuilder>, ErrorStack> {
-        let mut store = store(authorities)?;
+    fn trusted(&self) -> std::result::Result<X509Store, ErrorStack> {
+        let mut store = store(&self.authorities)?;
         // Whoever is listed is trusted, whoever vouches for them.
         let mut flags = X509VerifyFlags::PARTIAL_CHAIN;
-        if let Some(CredentialFile { path, .. }) = &self.revoked {
-            let Some(path) = path.to_str() else {
-                return Ok(None);
-            };
+        if let Some(file) = &self.revoked {
             let lookup = store.add_lookup(X509Lookup::file())?;
-            lookup.load_crl_file(path, SslFiletype::PEM)?;
+            lookup.load_crl_file(file.shown(), SslFiletype::PEM)?;
             flags |= X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL;
         }
         store.set_flags(flags)?;
-        Ok(Some(store))
+        Ok(store.build())
     }
 }
 
