@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use millpond_messages::{Error, IoError, Result};
+use zeroize::Zeroizing;
 
 /// The most bytes of a file that are read: thousands of certificates or keys.
 pub(super) const MOST_BYTES: u64 = 4 << 20;
@@ -36,11 +37,10 @@ impl Stamp {
     }
 }
 
-/// A file of credentials, read.
-#[derive(Debug)]
+/// A file of credentials, read. Its bytes, which may be a key, are wiped when they are dropped.
 pub(super) struct CredentialFile {
     pub(super) path: PathBuf,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Zeroizing<Vec<u8>>,
 }
 
 impl CredentialFile {
@@ -74,8 +74,8 @@ pub(super) fn optional(dir: &Path, name: &str) -> Result<Option<CredentialFile>>
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
     File::open(path)?.take(MOST_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

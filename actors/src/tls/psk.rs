@@ -28,7 +28,6 @@ impl Keys {
 /// There is no such file.
 pub(super) fn read(dir: &Path) -> Result<Keys> {
     let CredentialFile { bytes, .. } = required(dir, KEYS)?;
-    let bytes = Zeroizing::new(bytes);
     let mut keys = HashMap::new();
     for line in bytes.split(|byte| *byte == b'\n') {
         if let Some((user, key)) = parsed(line) {

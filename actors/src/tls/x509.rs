@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use der::Decode;
-use millpond_drivers::secret::Secrets;
+use millpond_drivers::secret::{Password, Secrets};
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
 use millpond_messages::{Error, ErrorKind, Result};
 use openssl::dh::Dh;
@@ -236,11 +236,8 @@ fn own_of(
     options: &X509Options<'_>,
     secrets: &Secrets,
 ) -> Result<Own> {
-    let password = match options.password {
-        Some(id) => secrets.password(id)?.bytes().to_vec(),
-        None => Vec::new(),
-    };
-    let password = zeroize::Zeroizing::new(password);
+    let password = options.password.map(|id| secrets.password(id)).transpose()?;
+    let password = password.as_ref().map_or(&b""[..], Password::bytes);
     let refused = |why: &str| {
         let (certificate, key) = (certificate.shown(), key.shown());
         invalid(format!(
@@ -251,7 +248,7 @@ fn own_of(
         return Err(refused("Base64 decoding error."));
     };
     // Given a password, even an empty one, OpenSSL asks nobody at the terminal.
-    let Ok(private) = PKey::private_key_from_pem_passphrase(&key.bytes, &password) else {
+    let Ok(private) = PKey::private_key_from_pem_passphrase(&key.bytes, password) else {
         let is_encrypted = key.bytes.windows(9).any(|part| part == b"ENCRYPTED");
         return Err(refused(if is_encrypted {
             "Decryption has failed."
