@@ -346,17 +346,39 @@ fn priorities_that_cannot_be_kept_are_refused_and_rules_may_be_in_a_file() {
 
 #[test]
 fn a_character_device_is_not_left_without_the_tls_that_was_asked_for() {
+    let made = Certificates::new();
+    let path = made.path("c");
+    let objects = [
+        object("tls-creds-anon", "t", json!({"endpoint": "server"})),
+        object("tls-creds-anon", "client", json!({"endpoint": "client"})),
+        object("authz-simple", "authz", json!({"identity": "x"})),
+    ];
+    let add = |id: &str, is_server: bool| {
+        let address = json!({"type": "unix", "data": {"path": path}});
+        let socket = json!({"addr": address, "tls-creds": id, "server": is_server});
+        let backend = json!({"type": "socket", "data": socket});
+        ("chardev-add", json!({"id": "c", "backend": backend}))
+    };
+    // What QEMU refuses is refused for the same reason.
+    let refused = [
+        ("client", true),
+        ("t", false),
+        ("authz", true),
+        ("u", true),
+        ("u", false),
+    ];
+    let refused = refused.map(|(id, is_server)| add(id, is_server));
+    same_answers(&[&objects[..], &refused].concat());
     let mut daemon = daemon().start();
-    let anonymous = object("tls-creds-anon", "t", json!({"endpoint": "server"}));
-    daemon.qmp.ok(anonymous.0, anonymous.1);
-    let address = json!({"type": "unix", "data": {"path": daemon.path("c")}});
+    for (command, options) in objects {
+        daemon.qmp.ok(command, options);
+    }
     for (id, why) in [
         ("t", "TLS is not supported for character devices"),
         ("u", "No TLS credentials with id 'u'"),
     ] {
-        let socket = json!({"addr": address, "tls-creds": id});
-        let add = json!({"id": "c", "backend": {"type": "socket", "data": socket}});
-        let error = daemon.qmp.refused("chardev-add", add);
+        let (command, options) = add(id, true);
+        let error = daemon.qmp.refused(command, options);
         assert_eq!(error.desc, format!("Failed to add chardev 'c': {why}"));
     }
     daemon.quit();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     ChardevBackend, ChardevInfo, ChardevReturn, DataFormat, MonitorMode, MonitorOptions,
+    QCryptoTLSCredsEndpoint,
 };
 use tokio::task::JoinHandle;
 
@@ -161,13 +162,11 @@ impl Daemon {
         Ok(pty)
     }
 
-    /// The error for a device that was to be inside TLS, by credentials of this id.
-    fn no_tls(&self, id: &str) -> QmpError {
-        let found = self.site().tls.credentials.find(id);
-        QmpError::generic(match found {
-            Some(_) => "TLS is not supported for character devices".to_owned(),
-            None => format!("No TLS credentials with id '{id}'"),
-        })
+    /// Refuses a device that was to be inside TLS, after what QEMU refuses too.
+    fn refuse_tls(&self, id: &str, endpoint: QCryptoTLSCredsEndpoint) -> Result<(), QmpError> {
+        self.objects(|objects| objects.may_be_tls_credentials(id))?;
+        self.site().tls.credentials_for(id, endpoint)?;
+        Err(QmpError::generic("TLS is not supported for character devices"))
     }
 
     async fn open_chardev(
@@ -176,10 +175,17 @@ impl Daemon {
         waiting: impl FnOnce(String),
     ) -> Result<(Slot, Option<String>), QmpError> {
         if let Backend::Socket(Socket {
-            tls_creds: Some(id), ..
+            tls_creds: Some(id),
+            server,
+            ..
         }) = &options.backend
         {
-            return Err(self.no_tls(id));
+            let endpoint = if *server {
+                QCryptoTLSCredsEndpoint::Server
+            } else {
+                QCryptoTLSCredsEndpoint::Client
+            };
+            self.refuse_tls(id, endpoint)?;
         }
         let opened = Opened::open(options, waiting).await.map_err(QmpError::generic)?;
         let device = match &options.backend {

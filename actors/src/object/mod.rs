@@ -26,7 +26,6 @@ use millpond_messages::saved::{SavedObject, SavedOptions};
 use serde_json::Value;
 
 pub(crate) use kind::{Kind, ObjectMonitor, Site, UserObject};
-pub(crate) use tls_creds::PARENT as TLS_CREDENTIALS;
 
 /// The kinds of objects, in the order in which types are listed.
 pub(crate) const KINDS: &[Kind] = &[
@@ -132,6 +131,19 @@ impl Objects {
         if self.find(object.id()).is_some() {
             let id = object.id();
             let text = format!("attempt to add duplicate property '{id}' to object (type 'container')");
+            return Err(QmpError::generic(text));
+        }
+        Ok(())
+    }
+
+    /// Whether an object may be meant where credentials for TLS are named by `id`. If there is none, they are missing.
+    ///
+    /// # Errors
+    /// QEMU's text: it is something else.
+    pub(crate) fn may_be_tls_credentials(&self, id: &str) -> Result<(), QmpError> {
+        let kind = self.find(id).and_then(|object| find_kind(object.kind()));
+        if kind.is_some_and(|kind| kind.parent != tls_creds::PARENT) {
+            let text = format!("Object with id '{id}' is not TLS credentials");
             return Err(QmpError::generic(text));
         }
         Ok(())

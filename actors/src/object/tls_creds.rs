@@ -20,7 +20,7 @@ const USERNAME: &str = "username";
 const VERIFY_PEER: &str = "verify-peer";
 
 /// What QEMU calls the type of all credentials.
-pub(crate) const PARENT: &str = "tls-creds";
+pub(super) const PARENT: &str = "tls-creds";
 
 /// The property that says which side of a connection they are for.
 const ENDPOINT_ROW: (&str, &str) = (ENDPOINT, "QCryptoTLSCredsEndpoint");

@@ -1,9 +1,6 @@
 //! Exports, and the NBD server.
 
-use std::rc::Rc;
-
 use crate::daemon::Daemon;
-use crate::object::{TLS_CREDENTIALS, UserObject, find_kind};
 use millpond_messages::graph::FindNode;
 use millpond_messages::qapi::schema::{
     BlockDirtyBitmapOrStr, BlockExportDel, BlockExportInfo, BlockExportKind, BlockExportOptions,
@@ -31,12 +28,7 @@ pub(super) async fn server_start(daemon: Daemon, start: NbdServerStart) -> Resul
 /// Starts the NBD server, with credentials if they are named.
 pub(crate) async fn start_server(daemon: Daemon, options: &NbdServerOptions) -> Result<(), QmpError> {
     if let Some(id) = &options.tls_creds {
-        let parent = |object: &Rc<dyn UserObject>| find_kind(object.kind()).map(|kind| kind.parent);
-        let named = daemon.objects(|objects| objects.find(id).and_then(parent));
-        if named.is_some_and(|parent| parent != TLS_CREDENTIALS) {
-            let text = format!("Object with id '{id}' is not TLS credentials");
-            return Err(QmpError::generic(text));
-        }
+        daemon.objects(|objects| objects.may_be_tls_credentials(id))?;
     }
     Ok(daemon.exports().start_server(options).await?)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use millpond_drivers::secret::Secrets;
-use millpond_messages::Result;
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
+use millpond_messages::{Error, Result};
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode};
 
@@ -88,9 +88,15 @@ impl Credentials {
         })
     }
 
-    /// The side of a connection that they are for.
-    pub(crate) fn endpoint(&self) -> QCryptoTLSCredsEndpoint {
-        self.options.endpoint
+    /// Checks which side of a connection they are for.
+    ///
+    /// # Errors
+    /// QEMU's text: they are for the other.
+    pub(super) fn check_endpoint(&self, expected: QCryptoTLSCredsEndpoint) -> Result<()> {
+        if self.options.endpoint == expected {
+            return Ok(());
+        }
+        Err(wrong_endpoint(expected))
     }
 
     /// Whether a server is to know who its clients are.
@@ -105,7 +111,7 @@ impl Credentials {
     /// They are for those who connect.
     pub(super) fn for_session(&self) -> Result<SslContext> {
         let Some(known) = self.read.load_full() else {
-            return Err(invalid("Expected TLS credentials for a server endpoint"));
+            return Err(wrong_endpoint(QCryptoTLSCredsEndpoint::Server));
         };
         if self.options.stamps() == known.stamps {
             return Ok(known.context.clone());
@@ -123,6 +129,11 @@ impl Credentials {
             }
         }
     }
+}
+
+fn wrong_endpoint(expected: QCryptoTLSCredsEndpoint) -> Error {
+    let word = expected.as_str();
+    invalid(format!("Expected TLS credentials for a {word} endpoint"))
 }
 
 impl CredentialsOptions {

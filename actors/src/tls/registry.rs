@@ -1,6 +1,10 @@
 //! What users have made for TLS, by its ids: found without a lock by whoever begins a session.
 
+use std::sync::Arc;
+
 use millpond_drivers::by_id::ById;
+use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
+use millpond_messages::{Error, ErrorKind, Result};
 
 use super::authz::Authorizer;
 use super::credentials::Credentials;
@@ -12,4 +16,22 @@ pub(crate) struct TlsRegistry {
     pub(crate) credentials: ById<Credentials>,
     /// Those that say who may connect.
     pub(crate) authorizers: ById<Authorizer>,
+}
+
+impl TlsRegistry {
+    /// The credentials of an id, for one side of a connection.
+    ///
+    /// # Errors
+    /// QEMU's texts: there are none, or they are for the other side.
+    pub(crate) fn credentials_for(
+        &self,
+        id: &str,
+        endpoint: QCryptoTLSCredsEndpoint,
+    ) -> Result<Arc<Credentials>> {
+        let found = self.credentials.find(id);
+        let found = found
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("No TLS credentials with id '{id}'")))?;
+        found.check_endpoint(endpoint)?;
+        Ok(found)
+    }
 }

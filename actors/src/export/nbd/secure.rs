@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use millpond_drivers::by_id::ById;
+use millpond_messages::Result;
 use millpond_messages::qapi::NbdServerOptions;
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
-use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
 use millpond_ring::{Fd, Pending, Polled, Ring};
 use rustix::net::{SendFlags, send};
@@ -53,14 +53,7 @@ impl TlsServer {
         let Some(id) = &options.tls_creds else {
             return Ok(None);
         };
-        let credentials = registry
-            .credentials
-            .find(id)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("No TLS credentials with id '{id}'")))?;
-        if credentials.endpoint() != QCryptoTLSCredsEndpoint::Server {
-            let text = "Expected TLS credentials for a server endpoint";
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
-        }
+        let credentials = registry.credentials_for(id, QCryptoTLSCredsEndpoint::Server)?;
         let authorizer = options.tls_authz.clone();
         Ok(Some(Self {
             credentials,
