@@ -105,6 +105,8 @@ pub(crate) fn has(object: &dyn UserObject, property: &str) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     objects: Vec<Rc<dyn UserObject>>,
+    /// Those that are not in force yet.
+    coming: Vec<Rc<dyn UserObject>>,
 }
 
 impl Objects {
@@ -118,22 +120,31 @@ impl Objects {
         &self.objects
     }
 
-    /// Whether `object` may be added.
+    /// Announces an object that is put in force next, so that nobody makes another beside it meanwhile.
     ///
     /// # Errors
     /// Its id is taken, or there may be only one of its type.
-    pub(crate) fn may_add(&self, object: &dyn UserObject) -> Result<(), QmpError> {
-        let name = object.kind();
-        let is_there = self.objects.iter().any(|other| other.kind() == name);
+    pub(crate) fn announce(&mut self, object: &Rc<dyn UserObject>) -> Result<(), QmpError> {
+        let (name, id) = (object.kind(), object.id());
+        let others = || self.objects.iter().chain(&self.coming);
+        let is_there = others().any(|other| other.kind() == name);
         if is_there && find_kind(name).is_some_and(|kind| kind.is_single) {
             return Err(QmpError::generic(format!("only one {name} instance allowed")));
         }
-        if self.find(object.id()).is_some() {
-            let id = object.id();
+        if others().any(|other| other.id() == id) {
             let text = format!("attempt to add duplicate property '{id}' to object (type 'container')");
             return Err(QmpError::generic(text));
         }
+        self.coming.push(Rc::clone(object));
         Ok(())
+    }
+
+    /// An object that was announced is in force, or will not be.
+    pub(crate) fn settle(&mut self, object: Rc<dyn UserObject>, is_in_force: bool) {
+        self.coming.retain(|coming| coming.id() != object.id());
+        if is_in_force {
+            self.objects.push(object);
+        }
     }
 
     /// Whether an object may be meant where credentials for TLS are named by `id`. If there is none, they are missing.
@@ -149,12 +160,11 @@ impl Objects {
         Ok(())
     }
 
-    /// Adds an object, or puts it in the place of the one with its id.
-    pub(crate) fn put(&mut self, object: Rc<dyn UserObject>) {
-        match self.objects.iter_mut().find(|old| old.id() == object.id()) {
-            Some(old) => *old = object,
-            None => self.objects.push(object),
-        }
+    /// Puts an object in the place of the one that had other values of its properties; whether that is there.
+    pub(crate) fn replace(&mut self, object: &Rc<dyn UserObject>) -> bool {
+        let is_old = |old: &&mut Rc<dyn UserObject>| (old.id(), old.kind()) == (object.id(), object.kind());
+        let old = self.objects.iter_mut().find(is_old);
+        old.map(|old| *old = Rc::clone(object)).is_some()
     }
 
     /// Forgets the object of an id, if there is one.
@@ -170,5 +180,38 @@ impl Objects {
             options: SavedOptions::of(&object.options()),
         });
         saved.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(kind: &str, id: &str) -> Rc<dyn UserObject> {
+        let Value::Object(options) = json!({"qom-type": kind, "id": id, "data": "x"}) else {
+            unreachable!("an object");
+        };
+        make(options).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_taken_from_when_an_object_is_announced() {
+        let mut objects = Objects::default();
+        let (first, second) = (object("secret", "a"), object("tls-creds-anon", "a"));
+        objects.announce(&first).unwrap();
+        assert!(objects.announce(&second).is_err(), "one of this id is coming");
+        assert!(objects.find("a").is_none(), "it is not there yet");
+        objects.settle(first, false);
+        objects.announce(&second).unwrap();
+        objects.settle(second, true);
+        let error = objects.announce(&object("secret", "a")).unwrap_err();
+        let text = "attempt to add duplicate property 'a' to object (type 'container')";
+        assert_eq!(error.to_string(), text);
+        let (main_loop, other) = (object("main-loop", "m"), object("main-loop", "n"));
+        objects.announce(&main_loop).unwrap();
+        let error = objects.announce(&other).unwrap_err();
+        assert_eq!(error.to_string(), "only one main-loop instance allowed");
     }
 }

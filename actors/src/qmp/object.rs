@@ -1,7 +1,7 @@
 //! User objects: made and removed.
 
 use crate::daemon::Daemon;
-use crate::object::{self, ObjectMonitor};
+use crate::object::{self, ObjectMonitor, UserObject};
 use crate::qmp::Commands;
 use millpond_messages::qapi::schema::{ObjectDel, ObjectOptions};
 use millpond_messages::qapi::{QmpError, check_identifier};
@@ -9,13 +9,19 @@ use millpond_messages::qapi::{QmpError, check_identifier};
 pub(crate) async fn add(daemon: Daemon, options: ObjectOptions) -> Result<(), QmpError> {
     check_identifier(options.id())?;
     let object = object::make(options.0)?;
-    daemon.objects(|objects| objects.may_add(&*object))?;
+    daemon.objects(|objects| objects.announce(&object))?;
+    let begun = begin(&daemon, &*object).await;
+    daemon.objects(|objects| objects.settle(object, begun.is_ok()));
+    begun
+}
+
+/// Puts an object in force.
+async fn begin(daemon: &Daemon, object: &dyn UserObject) -> Result<(), QmpError> {
     object.begin(daemon.site()).await?;
-    if let Some(monitor) = object.monitor() {
-        open_monitor(&daemon, object.id(), &monitor)?;
+    match object.monitor() {
+        Some(monitor) => open_monitor(daemon, object.id(), &monitor),
+        None => Ok(()),
     }
-    daemon.objects(|objects| objects.put(object));
-    Ok(())
 }
 
 /// Opens the monitor that an object is.

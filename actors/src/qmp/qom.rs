@@ -174,8 +174,12 @@ pub(super) async fn set(daemon: Daemon, arguments: QomSet) -> Result<(), QmpErro
     };
     let changed = object::with(&*object, &property, &value)?;
     changed.change(daemon.site()).await?;
-    daemon.objects(|objects| objects.put(changed));
-    Ok(())
+    if daemon.objects(|objects| objects.replace(&changed)) {
+        return Ok(());
+    }
+    // It was removed while the change waited, and must not be in force again.
+    changed.end(daemon.site()).await?;
+    Err(no_device(&path))
 }
 
 pub(super) async fn list_types(_: Daemon, arguments: QomListTypes) -> Result<Vec<ObjectTypeInfo>, QmpError> {
