@@ -4,7 +4,7 @@
     reason = "a test ends at the first thing that is not as it must be"
 )]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as Blocking;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use millpond_messages::graph::{DrainScope, IothreadOptions, Options, RootUser};
 use millpond_messages::qapi::JobType;
 use millpond_messages::saved::*;
 use millpond_ring::Engine;
+use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream, SslVersion};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -97,10 +98,7 @@ impl Client {
 
     /// Asks for an option, which is acknowledged.
     async fn ask(&mut self, option: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap();
-        let header = [MAGIC_OPTION.to_be_bytes().as_slice(), &option.to_be_bytes()].concat();
-        self.send(&[header.as_slice(), &length.to_be_bytes(), payload].concat())
-            .await;
+        self.send(&asked(option, payload)).await;
         loop {
             let header = self.take(20).await;
             let field = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
@@ -112,6 +110,31 @@ impl Client {
             }
         }
     }
+}
+
+/// What asks for an option.
+fn asked(option: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap();
+    let header = [MAGIC_OPTION.to_be_bytes().as_slice(), &option.to_be_bytes()].concat();
+    [header.as_slice(), &length.to_be_bytes(), payload].concat()
+}
+
+/// A client that chooses the export `disk` inside TLS, and reads. It blocks, so it is for a thread of its own.
+fn inside_tls(path: &Path) -> SslStream<Blocking> {
+    let mut socket = Blocking::connect(path).unwrap();
+    socket.read_exact(&mut [0; 18]).unwrap();
+    let begin = [3_u32.to_be_bytes().as_slice(), &asked(option::STARTTLS, b"")].concat();
+    socket.write_all(&begin).unwrap();
+    socket.read_exact(&mut [0; 20]).unwrap();
+    let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
+    context.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+    context.set_cipher_list("aNULL:@SECLEVEL=0").unwrap();
+    let mut stream = Ssl::new(&context.build()).unwrap().connect(socket).unwrap();
+    let chosen = [asked(option::EXPORT_NAME, b"disk"), request(READ)].concat();
+    stream.write_all(&chosen).unwrap();
+    // The export's size, flags and zeroes by which it is chosen in the old way, and the answer.
+    stream.read_exact(&mut [0; 10 + 16 + 1000]).unwrap();
+    stream
 }
 
 /// The header of a request of 1000 bytes at the export's beginning.
@@ -140,9 +163,8 @@ fn start() -> (Daemon, GraphHandle) {
 
 /// Makes objects, nodes, the server and two exports, as clients of a monitor would.
 async fn set_up(daemon: &Daemon, path: &Path) {
-    let commands = Commands::of(daemon);
     let address = json!({"type": "unix", "data": {"path": path}});
-    for (command, arguments) in [
+    let commands = [
         (
             "object-add",
             json!({"qom-type": "iothread", "id": "io0", "poll-max-ns": 0}),
@@ -168,8 +190,14 @@ async fn set_up(daemon: &Daemon, path: &Path) {
             "block-export-add",
             json!({"type": "nbd", "id": "f", "node-name": "other"}),
         ),
-    ] {
-        let done = commands.dispatch(command, object(arguments)).await;
+    ];
+    carry_out(daemon, &commands).await;
+}
+
+async fn carry_out(daemon: &Daemon, commands: &[(&str, Value)]) {
+    let monitor = Commands::of(daemon);
+    for (command, arguments) in commands {
+        let done = monitor.dispatch(command, object(arguments.clone())).await;
         done.unwrap_or_else(|error| panic!("{command}: {error}"));
     }
 }
@@ -418,6 +446,40 @@ fn a_daemon_is_written_down_with_its_exports_clients_and_jobs() {
             assert_eq!(end.last(), Some(&(descriptor as u8)));
         }
         drop((one, other, end));
+        daemon.shut_down().await.unwrap();
+    });
+}
+
+#[test]
+fn a_client_inside_tls_stays_with_its_daemon() {
+    actix_rt::System::new().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nbd.sock");
+        let (daemon, _graph) = start();
+        let address = json!({"type": "unix", "data": {"path": path}});
+        let commands = [
+            (
+                "object-add",
+                json!({"qom-type": "tls-creds-anon", "id": "t", "endpoint": "server"}),
+            ),
+            (
+                "blockdev-add",
+                json!({"driver": "null-co", "node-name": "data", "size": 4096}),
+            ),
+            ("nbd-server-start", json!({"addr": address, "tls-creds": "t"})),
+            (
+                "block-export-add",
+                json!({"type": "nbd", "id": "e", "node-name": "data", "name": "disk"}),
+            ),
+        ];
+        carry_out(&daemon, &commands).await;
+        let client = tokio::task::spawn_blocking(move || inside_tls(&path))
+            .await
+            .unwrap();
+        // It has been served, and waits between two requests. In the clear that is where it could go on elsewhere.
+        let state = daemon.save().await.unwrap();
+        assert_eq!(first_connection(&state).standing, SavedStanding::Inside);
+        drop(client);
         daemon.shut_down().await.unwrap();
     });
 }
