@@ -9,6 +9,7 @@ use der::oid::db::rfc5280::{ANY_EXTENDED_KEY_USAGE, ID_KP_CLIENT_AUTH, ID_KP_SER
 use der::oid::db::rfc5912::RSA_ENCRYPTION;
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
 use millpond_messages::{Error, ErrorKind, Result};
+use openssl::error::ErrorStack;
 use openssl::stack::Stack;
 use openssl::x509::store::X509Store;
 use openssl::x509::verify::X509VerifyFlags;
@@ -17,7 +18,7 @@ use x509_cert::Certificate;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
 
 use super::verify;
-use super::x509::{invalid, parsed};
+use super::x509::{failed, invalid, parsed, store};
 
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,18 +51,12 @@ pub(super) fn check(
     authorities: &Shown<'_>,
     own: Option<&Shown<'_>>,
 ) -> Result<()> {
-    for (at, certificate) in own
-        .iter()
-        .flat_map(|own| own.certificates.iter().map(|one| (own.path, one)))
-        .enumerate()
-    {
-        let (path, certificate) = certificate;
-        let purpose = if at == 0 {
-            Purpose::Of(endpoint)
-        } else {
-            Purpose::Authority
-        };
-        check_one(path, &parsed(certificate)?, purpose)?;
+    if let Some(own) = own {
+        let others = std::iter::repeat(Purpose::Authority);
+        let purposes = std::iter::once(Purpose::Of(endpoint)).chain(others);
+        for (certificate, purpose) in own.certificates.iter().zip(purposes) {
+            check_one(own.path, &parsed(certificate)?, purpose)?;
+        }
     }
     for certificate in authorities.certificates {
         check_one(authorities.path, &parsed(certificate)?, Purpose::Authority)?;
@@ -176,14 +171,14 @@ fn check_chain(authorities: &Shown<'_>, own: &Shown<'_>) -> Result<()> {
     let Some((first, rest)) = own.certificates.split_first() else {
         return Ok(());
     };
-    let (store, chain) = store_and_chain(authorities.certificates, rest).map_err(super::x509::failed)?;
-    let mut context = X509StoreContext::new().map_err(super::x509::failed)?;
+    let (store, chain) = store_and_chain(authorities.certificates, rest).map_err(failed)?;
+    let mut context = X509StoreContext::new().map_err(failed)?;
     let verified = context.init(&store, first, &chain, |context: &mut X509StoreContextRef| {
         context
             .verify_cert()
             .map(|is_good| (!is_good).then(|| context.error()))
     });
-    let Some(error) = verified.map_err(super::x509::failed)? else {
+    let Some(error) = verified.map_err(failed)? else {
         return Ok(());
     };
     let text = format!(
@@ -198,8 +193,8 @@ fn check_chain(authorities: &Shown<'_>, own: &Shown<'_>) -> Result<()> {
 fn store_and_chain(
     authorities: &[X509],
     rest: &[X509],
-) -> std::result::Result<(X509Store, Stack<X509>), openssl::error::ErrorStack> {
-    let mut store = super::x509::store(authorities)?;
+) -> std::result::Result<(X509Store, Stack<X509>), ErrorStack> {
+    let mut store = store(authorities)?;
     store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
     let mut chain = Stack::new()?;
     for certificate in rest {
