@@ -8,7 +8,7 @@ use millpond_messages::qapi::{Object, QmpError};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::kind::{Effect, Kind, Site, UserObject, wrong_type};
+use super::kind::{Effect, Kind, Site, UserObject, aside, wrong_type};
 use super::secret::take;
 use crate::tls::{Authorizer, AuthzRules, RulesFile};
 
@@ -176,9 +176,7 @@ impl UserObject for AuthzObject {
                 What::List(rules) => Authorizer::List(rules),
                 // A file may take long to answer.
                 What::ListFile { filename, refresh } => {
-                    let open = tokio::task::spawn_blocking(move || RulesFile::open(&filename, refresh));
-                    let opened = open.await.map_err(|error| QmpError::generic(error.to_string()))?;
-                    Authorizer::ListFile(opened?)
+                    Authorizer::ListFile(aside(move || RulesFile::open(&filename, refresh)).await?)
                 }
             };
             site.tls.authorizers.put(&self.id, authorizer);

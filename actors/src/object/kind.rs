@@ -83,6 +83,17 @@ pub(crate) struct ObjectMonitor {
     pub(crate) goes_with_client: bool,
 }
 
+/// Does what may wait for a disk, on a thread that nobody waits for.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> millpond_messages::Result<T> + Send + 'static,
+) -> Result<T, QmpError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| QmpError::generic(error.to_string()))??)
+}
+
 /// The error for a property that is given a value of another type.
 pub(super) fn wrong_type(property: &str, expected: &str) -> QmpError {
     let text = format!("Invalid parameter type for '{property}', expected: {expected}");

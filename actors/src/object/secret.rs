@@ -13,7 +13,7 @@ use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::kind::{Effect, Kind, Site, UserObject};
+use super::kind::{Effect, Kind, Site, UserObject, aside};
 
 const DATA: &str = "data";
 const FILE: &str = "file";
@@ -106,12 +106,8 @@ impl Common {
     pub fn begin<'a>(&'a self, site: &'a Site, source: SecretSource) -> Effect<'a> {
         let (options, secrets) = (self.with_source(source), site.secrets.clone());
         async move {
-            let load = {
-                let secrets = secrets.clone();
-                tokio::task::spawn_blocking(move || options.load(&secrets))
-            };
-            let loaded = load.await.map_err(|error| QmpError::generic(error.to_string()))?;
-            secrets.add(&self.id, loaded?);
+            let loaded = aside(move || options.load(&secrets)).await?;
+            site.secrets.add(&self.id, loaded);
             Ok(())
         }
         .boxed_local()

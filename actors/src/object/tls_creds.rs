@@ -7,7 +7,7 @@ use futures_util::future::ready;
 use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 
-use super::kind::{Effect, Kind, Site, UserObject};
+use super::kind::{Effect, Kind, Site, UserObject, aside};
 use super::secret::{not_writable, take};
 use crate::tls::{Credentials, CredentialsKind, CredentialsOptions};
 
@@ -180,9 +180,8 @@ impl UserObject for CredentialsObject {
     fn begin<'a>(&'a self, site: &'a Site) -> Effect<'a> {
         let (options, secrets) = (self.credentials.clone(), site.secrets.clone());
         async move {
-            let load = tokio::task::spawn_blocking(move || Credentials::load(options, &secrets));
-            let loaded = load.await.map_err(|error| QmpError::generic(error.to_string()))?;
-            site.tls.credentials.put(&self.id, loaded?);
+            let loaded = aside(move || Credentials::load(options, &secrets)).await?;
+            site.tls.credentials.put(&self.id, loaded);
             Ok(())
         }
         .boxed_local()
