@@ -7,9 +7,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use serde_json::json;
 use tempfile::TempDir;
 
-use crate::daemon::scratch;
+use crate::daemon::{Builder, Daemon, scratch};
 use crate::nbd::wire::{FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, OPT_STARTTLS, OPTION_MAGIC};
 use crate::tool::{Run, run, try_run};
 
@@ -20,6 +21,28 @@ pub const SERVER: &str = "organization = t\ncn = localhost\ndns_name = localhost
 pub const CLIENT: &str =
     "organization = t\ncn = client\ntls_www_client\nencryption_key\nsigning_key\nexpiration_days = 30\n";
 const AUTHORITY: &str = "cn = \"Test CA\"\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 30\n";
+
+/// Bytes of the image that [`serve`] serves.
+pub const SIZE: u64 = 64 << 20;
+
+/// Has a daemon serve the export `disk`, an image of nothing but zeroes, to clients that agree on these credentials, the object
+/// `t`. The server has further options.
+pub fn serve(builder: Builder, credentials: &str, options: &str) -> Builder {
+    let builder = builder.option("--object", format!("{credentials},id=t,endpoint=server"));
+    let image = builder.dir().join("disk.raw");
+    let file = fs::File::create(&image).expect("an image can be made");
+    file.set_len(SIZE).expect("it has a length");
+    builder
+        .blockdev(json!({"driver": "file", "node-name": "file", "filename": image}))
+        .blockdev(json!({"driver": "raw", "node-name": "disk", "file": "file"}))
+        .nbd_unix_with(&format!(",tls-creds=t{options}"))
+        .export("disk")
+}
+
+/// The socket of such a server.
+pub fn socket(daemon: &Daemon) -> PathBuf {
+    daemon.path("nbd.sock").into()
+}
 
 /// The key of an authority.
 fn key_of(authority: &str) -> &'static str {

@@ -6,36 +6,12 @@ use std::path::{Path, PathBuf};
 
 use millpond_tests::daemon::{Builder, Daemon, daemon, daemon_in, scratch};
 use millpond_tests::program::{Program, oracle, under_test};
-use millpond_tests::tls::{CLIENT, Certificates, SERVER, qemu_client, qemu_io_inside};
+use millpond_tests::tls::{CLIENT, Certificates, SERVER, SIZE, qemu_client, qemu_io_inside, serve, socket};
 use millpond_tests::tool::{run, try_run};
-use serde_json::json;
 
-const SIZE: u64 = 64 << 20;
-
-/// A daemon whose server has these credentials, the object `t`, and the export `disk`.
+/// A daemon whose server has these credentials, and the export `disk`.
 fn serving(credentials: &str) -> Builder {
-    serving_with(credentials, "")
-}
-
-/// The same with further options of the server.
-fn serving_with(credentials: &str, more: &str) -> Builder {
-    serve(daemon(), credentials, more)
-}
-
-fn serve(builder: Builder, credentials: &str, more: &str) -> Builder {
-    let builder = builder.option("--object", format!("{credentials},id=t,endpoint=server"));
-    let image = builder.dir().join("disk.raw");
-    let file = fs::File::create(&image).expect("an image can be made");
-    file.set_len(SIZE).expect("it has a length");
-    builder
-        .blockdev(json!({"driver": "file", "node-name": "file", "filename": image}))
-        .blockdev(json!({"driver": "raw", "node-name": "disk", "file": "file"}))
-        .nbd_unix_with(&format!(",tls-creds=t{more}"))
-        .export("disk")
-}
-
-fn socket(daemon: &Daemon) -> PathBuf {
-    daemon.path("nbd.sock").into()
+    serve(daemon(), credentials, "")
 }
 
 /// The server's credentials and those of a client that it lets in, by kind.

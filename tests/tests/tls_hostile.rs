@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use millpond_tests::PATIENCE;
 use millpond_tests::daemon::{Builder, Daemon, daemon, wait_for};
-use millpond_tests::tls::{CLIENT, Certificates, SERVER, begin_tls, cut_after, qemu_client, qemu_io_inside};
+use millpond_tests::tls::{
+    CLIENT, Certificates, SERVER, SIZE, begin_tls, cut_after, qemu_client, qemu_io_inside, serve, socket,
+};
 use millpond_tests::tool::{run, try_run};
 use serde_json::{Value, json};
-
-const SIZE: u64 = 64 << 20;
 
 /// Certificates, and a daemon with the export `disk` that wants one of them.
 struct World {
@@ -37,18 +37,8 @@ impl World {
 
     fn daemon(&self, options: &str) -> Builder {
         let dir = self.made.path("server-dir");
-        let builder = daemon().monitors(2).option(
-            "--object",
-            format!("tls-creds-x509,id=t,endpoint=server,dir={}", dir.display()),
-        );
-        let image = builder.dir().join("disk.raw");
-        let file = fs::File::create(&image).expect("an image can be made");
-        file.set_len(SIZE).expect("it has a length");
-        builder
-            .blockdev(json!({"driver": "file", "node-name": "file", "filename": image}))
-            .blockdev(json!({"driver": "raw", "node-name": "disk", "file": "file"}))
-            .nbd_unix_with(&format!(",tls-creds=t{options}"))
-            .export("disk")
+        let credentials = format!("tls-creds-x509,dir={}", dir.display());
+        serve(daemon().monitors(2), &credentials, options)
     }
 
     /// A well-behaved client, which must be served.
@@ -85,10 +75,6 @@ impl World {
             .spawn()
             .expect("nbdsh is installed (install the Debian package libnbd-bin)")
     }
-}
-
-fn socket(daemon: &Daemon) -> PathBuf {
-    daemon.path("nbd.sock").into()
 }
 
 fn connect(daemon: &Daemon) -> UnixStream {
