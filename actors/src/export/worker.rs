@@ -1,8 +1,6 @@
 //! What serves an export's data: it runs on the iothread of the export's node, and follows the node when it moves.
 
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 
 use futures_util::FutureExt;
 use millpond_engine::iothread::Local;
@@ -38,17 +36,4 @@ pub(crate) fn place<W: Worker>(worker: W) {
         // One allocation for the future and its task, rather than a move of it through every wrapper's frame.
         local.spawn(served.boxed_local());
     });
-}
-
-/// Lets all tasks of the iothread that are ready by now have their turn.
-pub(super) async fn once_round() {
-    let mut waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use futures_channel::oneshot;
 use futures_util::FutureExt;
 use millpond_drivers::api::Withdrawal;
-use millpond_engine::iothread::Local;
+use millpond_engine::iothread::{Local, yield_once};
 use millpond_engine::node::{Client, HomeClient};
 use millpond_ring::buffer::{Buffer, Buffers};
 use millpond_ring::{Fd, Pending, Polled};
@@ -25,7 +25,7 @@ use super::slots::Slots;
 use super::standing::Standing;
 use super::turn::Turns;
 use super::wire::{Asked, MAX_TRANSFER, MOST_HEAD, Message, WRITE_HEAD};
-use crate::export::worker::{Worker, once_round};
+use crate::export::worker::Worker;
 use crate::graph::GraphHandle;
 
 /// The most messages that are taken in one go.
@@ -160,7 +160,7 @@ impl Taking<'_> {
             };
             if self.more {
                 // What was taken begins first.
-                once_round().await;
+                yield_once().await;
             }
         }
     }

@@ -24,9 +24,7 @@ use super::standing::Standing;
 use crate::export::backend::ExportedNode;
 use crate::export::nbd::handshake::Negotiated;
 use crate::export::nbd::transport::{Link, Transport};
-use crate::export::worker::once_round;
-use millpond_engine::iothread::Local;
-use millpond_engine::iothread::is_delaying;
+use millpond_engine::iothread::{Local, is_delaying, yield_once};
 
 /// How a connection came to its end on this iothread.
 #[derive(Debug)]
@@ -167,7 +165,7 @@ pub async fn serve<B: ExportedNode, L: Link>(
     if let Stop::Left(_) = stop {
         session.withdrawal.withdraw();
         // What is withdrawn ends before this goes on.
-        once_round().await;
+        yield_once().await;
     }
     if !matches!(stop, Stop::Moved) && session.budget.leave_behind() {
         account.left();
