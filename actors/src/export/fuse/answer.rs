@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures_util::lock::Mutex;
 use millpond_drivers::api::Withdrawal;
 use millpond_engine::node::HomeClient;
 use millpond_messages::{IoError, RequestFlags};
@@ -13,7 +14,6 @@ use rustix::io::Errno;
 use super::reply::{Answer, Attributes};
 use super::slots::Slot;
 use super::standing::Standing;
-use super::turn::Turns;
 use super::wire::{Asked, Changed, MAX_TRANSFER, SetAttributes};
 use crate::graph::GraphHandle;
 
@@ -34,8 +34,8 @@ pub(super) struct Session {
     pub(super) client: HomeClient,
     pub(super) graph: GraphHandle,
     pub(super) standing: Arc<Standing>,
-    /// Whose turn it is to change the length.
-    pub(super) lengths: Turns,
+    /// Held by who changes the length: others that do wait.
+    pub(super) lengths: Mutex<()>,
     /// Withdraws what only waits when the export ends.
     pub(super) withdrawal: Withdrawal,
 }

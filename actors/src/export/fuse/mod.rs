@@ -18,7 +18,6 @@ mod serve;
 mod slots;
 mod space;
 mod standing;
-mod turn;
 mod wire;
 
 pub(super) use mountpoints::Mountpoints;

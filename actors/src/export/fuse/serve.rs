@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
+use futures_util::lock::Mutex;
 use millpond_drivers::api::Withdrawal;
 use millpond_engine::iothread::{Local, yield_once};
 use millpond_engine::node::{Client, HomeClient};
@@ -23,7 +24,6 @@ use rustix::io::{Errno, readv};
 use super::answer::Session;
 use super::slots::Slots;
 use super::standing::Standing;
-use super::turn::Turns;
 use super::wire::{Asked, MAX_TRANSFER, MOST_HEAD, Message, WRITE_HEAD};
 use crate::export::worker::Worker;
 use crate::graph::GraphHandle;
@@ -76,7 +76,7 @@ impl Worker for Served {
             client: self.client.here(),
             graph: self.graph.clone(),
             standing: Arc::clone(&self.standing),
-            lengths: Turns::default(),
+            lengths: Mutex::default(),
             withdrawal: Withdrawal::default(),
         });
         let mut taking = Taking {
