@@ -16,7 +16,7 @@ use futures_util::lock::Mutex;
 use millpond_drivers::api::Withdrawal;
 use millpond_engine::iothread::{Local, yield_once};
 use millpond_engine::node::{Client, HomeClient};
-use millpond_ring::buffer::{Buffer, Buffers};
+use millpond_ring::buffer::Buffer;
 use millpond_ring::{Fd, Pending, Polled};
 use rustix::event::PollFlags;
 use rustix::io::{Errno, readv};
@@ -241,22 +241,22 @@ impl Session {
     /// Takes a message, if there is one. It is read by a system call of its own: through the ring, some kernels wait for a
     /// message, and one that comes while such a read is given up would be lost.
     fn take(&self) -> Result<Taken, Errno> {
-        // The data of a write comes to memory that begins where its head ends.
-        let (mut head, mut data) = (Buffer::alloc(WRITE_HEAD), Buffer::alloc(MAX_TRANSFER as usize));
-        let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut data)];
+        let (mut head, mut data) = ([0; MOST_HEAD], Buffer::alloc(MAX_TRANSFER as usize));
+        // The data of a write comes to memory that begins where its head ends. What has a longer head goes on there.
+        let (first, rest) = head.split_at_mut(WRITE_HEAD);
+        let mut parts = [IoSliceMut::new(first), IoSliceMut::new(&mut data)];
         let len = readv(&self.channel, &mut parts)?;
-        let mut room = Buffers::from(head);
-        room.push(data);
-        let mut head = [0; MOST_HEAD];
-        room.truncate(len);
-        let known = room.copy_to_slice(0, &mut head);
-        let head = head.get(..known).unwrap_or(&head);
+        rest.copy_from_slice(&data[..MOST_HEAD - WRITE_HEAD]);
+        let head = head.get(..len).unwrap_or(&head);
         let message = Message::parse(head, len).map_err(|malformed| {
             tracing::error!(%malformed, "a FUSE export was asked something strange");
             Errno::PROTO
         })?;
         let data = match message.asked {
-            Asked::Write { .. } => own(room.split_off(WRITE_HEAD.min(len)).into_single()),
+            Asked::Write { len, .. } => {
+                data.truncate(len as usize);
+                own(data)
+            }
             _ => Buffer::new(),
         };
         Ok(Taken { message, data })
