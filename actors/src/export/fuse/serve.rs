@@ -202,7 +202,7 @@ impl Taking<'_> {
 
     /// Has a task see to a message.
     fn dispatch(&self, Taken { message, data }: Taken) {
-        let slot = self.slots.take(data.len(), message.asked.asks_node());
+        let slot = self.slots.take(&message.asked);
         let session = Rc::clone(self.session);
         let unique = message.unique;
         match message.asked {

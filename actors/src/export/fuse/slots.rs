@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::standing::Standing;
-use super::wire::MAX_TRANSFER;
+use super::wire::{Asked, MAX_TRANSFER};
 
 /// The most requests in flight: taken from the device, and not answered.
 pub(super) const MOST: usize = 64;
@@ -49,7 +49,7 @@ impl Slots {
     /// How many more requests may be taken now; `waker` is called when that changes.
     pub(super) fn room(&self, waker: &Waker) -> usize {
         let room = match self.bytes.get() < MOST_BYTES {
-            true => MOST - self.requests.get().min(MOST),
+            true => MOST.saturating_sub(self.requests.get()),
             false => 0,
         };
         if room == 0 {
@@ -58,8 +58,9 @@ impl Slots {
         room
     }
 
-    /// Counts a request that holds so many bytes. What asks nothing of the node does not make the export one that is used.
-    pub(super) fn take(self: &Rc<Self>, bytes: usize, asks_node: bool) -> Slot {
+    /// Counts a request. What asks nothing of the node does not make the export one that is used.
+    pub(super) fn take(self: &Rc<Self>, asked: &Asked) -> Slot {
+        let (bytes, asks_node) = (asked.data_len(), asked.asks_node());
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
         if asks_node {
@@ -121,16 +122,24 @@ mod tests {
         let standing = Arc::new(Standing::new(rules));
         let slots = Slots::new(&standing);
         let waker = Waker::noop();
-        let taken: Vec<_> = (0..MOST).map(|_| slots.take(1, true)).collect();
+        let taken: Vec<_> = (0..MOST).map(|_| slots.take(&Asked::Flush)).collect();
         assert_eq!(slots.room(waker), 0);
         assert_eq!(standing.in_flight(), MOST as u32);
         drop(taken);
         assert_eq!(slots.room(waker), MOST);
         assert_eq!(standing.in_flight(), 0);
-        drop(slots.take(1, false));
-        let large = slots.take(MOST_BYTES, true);
-        assert_eq!(slots.room(waker), 0);
-        drop(large);
-        assert_eq!((slots.room(waker), standing.in_flight()), (MOST, 0));
+        let open = slots.take(&Asked::Open);
+        assert_eq!((slots.room(waker), standing.in_flight()), (MOST - 1, 0));
+        drop(open);
+        let (offset, len) = (0, MAX_TRANSFER);
+        for asked in [Asked::Read { offset, len }, Asked::Write { offset, len }] {
+            let most = MOST_BYTES / MAX_TRANSFER as usize;
+            let mut large: Vec<_> = (1..most).map(|_| slots.take(&asked)).collect();
+            assert_eq!(slots.room(waker), MOST - most + 1);
+            large.push(slots.take(&asked));
+            assert_eq!(slots.room(waker), 0);
+            drop(large);
+            assert_eq!((slots.room(waker), standing.in_flight()), (MOST, 0));
+        }
     }
 }

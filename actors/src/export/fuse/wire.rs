@@ -213,6 +213,14 @@ impl Asked {
         }
     }
 
+    /// Bytes of data that came with it, or go with its answer at most.
+    pub(super) fn data_len(&self) -> usize {
+        match self {
+            Self::Read { len, .. } | Self::Write { len, .. } => MAX_TRANSFER.min(*len) as usize,
+            _ => 0,
+        }
+    }
+
     fn parse(opcode: u32, fields: &mut Fields<'_>) -> Option<Self> {
         Some(match opcode {
             opcode::INIT => Self::Init(Offered::parse(fields)?),
