@@ -84,7 +84,7 @@ impl FusePrepared {
     async fn mount(&self) -> Result<(PathBuf, Mounted, bool)> {
         let given = self.options.mountpoint.clone();
         let file = aside(move || mount::find(&given)).await?;
-        self.reserved.check(&file.path, file.device)?;
+        self.reserved.claim(&file.path, file.device)?;
         let (given, path) = (self.options.mountpoint.clone(), file.path.clone());
         let wanted = self.options.allow_other.unwrap_or(FuseExportAllowOther::Auto);
         let (mounted, allow_other) = aside(move || {
@@ -92,7 +92,7 @@ impl FusePrepared {
             mount_for(&path, wanted)
         })
         .await?;
-        self.reserved.set_mounted(&file.path, mounted.device);
+        self.reserved.set_mounted(mounted.device);
         Ok((file.path, mounted, allow_other))
     }
 }

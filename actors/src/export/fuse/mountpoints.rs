@@ -1,6 +1,6 @@
 //! The files that exports cover: a file has one export at the most, however it is spelled.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -14,8 +14,10 @@ pub(in crate::export) struct Mountpoints(Rc<RefCell<Vec<Rc<Covered>>>>);
 struct Covered {
     /// As its user has named it.
     given: String,
-    /// Its own path, and the device that was mounted there: not known before.
-    mounted: RefCell<Option<(PathBuf, u64)>>,
+    /// Its own path, once it was looked for.
+    path: RefCell<Option<PathBuf>>,
+    /// The device that was mounted there.
+    device: Cell<Option<u64>>,
 }
 
 /// Keeps a file from being covered again, until it is dropped.
@@ -35,7 +37,8 @@ impl Mountpoints {
         }
         let covered = Rc::new(Covered {
             given: given.to_owned(),
-            mounted: RefCell::default(),
+            path: RefCell::default(),
+            device: Cell::default(),
         });
         self.0.borrow_mut().push(Rc::clone(&covered));
         let all = self.clone();
@@ -49,26 +52,24 @@ impl Reserved {
         &self.covered.given
     }
 
-    /// Checks that no export is at this path, or shows this device.
+    /// Takes this path, which leads to this device. Another that leads to the same file is refused from now on.
     ///
     /// # Errors
-    /// QEMU's text: there is one.
-    pub(super) fn check(&self, path: &Path, device: u64) -> Result<()> {
+    /// QEMU's text: an export is there, or is about to be.
+    pub(super) fn claim(&self, path: &Path, device: u64) -> Result<()> {
         let is_there = |covered: &Rc<Covered>| {
-            let mounted = covered.mounted.borrow();
-            mounted
-                .as_ref()
-                .is_some_and(|(at, shown)| at == path || *shown == device)
+            covered.path.borrow().as_deref() == Some(path) || covered.device.get() == Some(device)
         };
-        match self.all.0.borrow().iter().any(is_there) {
-            true => Err(taken(self.given())),
-            false => Ok(()),
+        if self.all.0.borrow().iter().any(is_there) {
+            return Err(taken(self.given()));
         }
+        self.covered.path.replace(Some(path.to_owned()));
+        Ok(())
     }
 
     /// Notes what was mounted.
-    pub(super) fn set_mounted(&self, path: &Path, device: u64) {
-        self.covered.mounted.replace(Some((path.to_owned(), device)));
+    pub(super) fn set_mounted(&self, device: u64) {
+        self.covered.device.set(Some(device));
     }
 }
 
@@ -94,16 +95,22 @@ mod tests {
         let all = Mountpoints::default();
         let first = all.reserve("disk").unwrap();
         assert!(all.reserve("disk").is_err());
-        first.set_mounted(Path::new("/run/disk"), 40);
+        first.claim(Path::new("/run/disk"), 7).unwrap();
         let second = all.reserve("./disk").unwrap();
-        assert!(second.check(Path::new("/run/disk"), 7).is_err());
         assert!(
-            second.check(Path::new("/elsewhere/disk"), 40).is_err(),
+            second.claim(Path::new("/run/disk"), 7).is_err(),
+            "it is being mounted"
+        );
+        first.set_mounted(40);
+        assert!(second.claim(Path::new("/run/disk"), 7).is_err());
+        assert!(
+            second.claim(Path::new("/elsewhere/disk"), 40).is_err(),
             "a bind mount"
         );
-        assert!(second.check(Path::new("/run/other"), 7).is_ok());
+        let third = all.reserve("other").unwrap();
+        assert!(third.claim(Path::new("/run/other"), 7).is_ok());
         drop(first);
-        assert!(second.check(Path::new("/run/disk"), 40).is_ok());
+        assert!(second.claim(Path::new("/run/disk"), 40).is_ok());
         assert!(all.reserve("disk").is_ok());
     }
 }
