@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use futures_util::lock::Mutex;
 use millpond_drivers::api::Withdrawal;
 use millpond_engine::iothread::{Local, yield_once};
-use millpond_engine::node::{Client, HomeClient};
+use millpond_engine::node::Client;
 use millpond_ring::buffer::Buffer;
 use millpond_ring::{Fd, Pending, Polled};
 use rustix::event::PollFlags;
@@ -25,6 +25,7 @@ use super::answer::Session;
 use super::slots::Slots;
 use super::standing::Standing;
 use super::wire::{Asked, MAX_TRANSFER, MOST_HEAD, Message, WRITE_HEAD};
+use crate::export::backend::ExportedNode;
 use crate::export::worker::Worker;
 use crate::graph::GraphHandle;
 
@@ -83,7 +84,6 @@ impl Worker for Served {
             local: &local,
             session: &session,
             slots: &slots,
-            node: self.client.here(),
             stop: &mut self.stop,
             wanted: 1,
             more: false,
@@ -122,7 +122,6 @@ struct Taking<'a> {
     local: &'a Rc<Local>,
     session: &'a Rc<Session>,
     slots: &'a Rc<Slots>,
-    node: HomeClient,
     stop: &'a mut oneshot::Receiver<()>,
     /// How many messages are asked for at once: as many as were there last time, and more if there are more.
     wanted: usize,
@@ -179,10 +178,11 @@ impl Taking<'_> {
         if self.stop.poll_unpin(context).is_ready() {
             return Poll::Ready(Err(End::Stopped));
         }
-        if self.node.client().iothread() != self.local.id() {
+        let node = &self.session.client;
+        if node.has_moved() {
             return Poll::Ready(Err(End::Moved));
         }
-        let is_open = self.node.watch_open(context.waker());
+        let is_open = node.watch_open(context.waker());
         let room = self.slots.room(context.waker());
         if !is_open || room == 0 {
             return Poll::Pending;
