@@ -40,6 +40,18 @@ fn mounted(folder: &Path) -> (Daemon, Mount) {
     (daemon, path)
 }
 
+/// Puts a new image over a node.
+#[track_caller]
+fn snapshot(qmp: &mut Qmp, node: &str, overlay: &str, path: &Path) {
+    image::create(path, "qcow2", "", SIZE);
+    let file = json!({"driver": "file", "filename": path});
+    qmp.ok(
+        "blockdev-add",
+        json!({"driver": "qcow2", "node-name": overlay, "backing": null, "file": file}),
+    );
+    qmp.ok("blockdev-snapshot", json!({"node": node, "overlay": overlay}));
+}
+
 /// Ends a load, and checks the file against what its users know, also after it was mounted anew.
 #[track_caller]
 fn check(daemon: &mut Daemon, path: &Path, users: Users, node: &str) {
@@ -79,13 +91,7 @@ fn overlays_come_and_go_under_an_export() {
     let users = Users::start(&path, SIZE, 4, &mut seeded("fuse overlays"));
     let overlay = daemon.dir().join("overlay");
     for _ in 0..rounds(60) {
-        image::create(&overlay, "qcow2", "", SIZE);
-        let node = json!({"driver": "qcow2", "node-name": "overlay", "backing": null,
-            "file": {"driver": "file", "filename": overlay}});
-        daemon.qmp.ok("blockdev-add", node);
-        daemon
-            .qmp
-            .ok("blockdev-snapshot", json!({"node": "disk", "overlay": "overlay"}));
+        snapshot(&mut daemon.qmp, "disk", "overlay", &overlay);
         users.wait_for(8);
         let commit = json!({"job-id": "commit", "device": "overlay"});
         daemon.qmp.ok("block-commit", commit);
@@ -251,16 +257,7 @@ fn proxmoxs_sequence_works_from_its_start_to_its_end() {
     let inside = json!({"device": "drive-tpm", "name": "inside"});
     qmp.ok("blockdev-snapshot-internal-sync", inside);
     let overlay = folder.join("overlay.qcow2");
-    image::create(&overlay, "qcow2", "", SIZE);
-    qmp.ok(
-        "blockdev-add",
-        json!({"driver": "qcow2", "node-name": "snap-tpm", "backing": null,
-            "file": {"driver": "file", "filename": overlay}}),
-    );
-    qmp.ok(
-        "blockdev-snapshot",
-        json!({"node": "fmt-tpm", "overlay": "snap-tpm"}),
-    );
+    snapshot(&mut qmp, "fmt-tpm", "snap-tpm", &overlay);
     store_state(&mountpoint, "state 2");
     assert_state(&mountpoint, "state 2");
 
@@ -279,16 +276,7 @@ fn proxmoxs_sequence_works_from_its_start_to_its_end() {
     store_state(&mountpoint, "state 3");
 
     // Another overlay takes everything from below.
-    image::create(&overlay, "qcow2", "", SIZE);
-    qmp.ok(
-        "blockdev-add",
-        json!({"driver": "qcow2", "node-name": "top-tpm", "backing": null,
-            "file": {"driver": "file", "filename": overlay}}),
-    );
-    qmp.ok(
-        "blockdev-snapshot",
-        json!({"node": "fmt-tpm", "overlay": "top-tpm"}),
-    );
+    snapshot(&mut qmp, "fmt-tpm", "top-tpm", &overlay);
     run_job(
         &mut qmp,
         "block-stream",
