@@ -1,14 +1,17 @@
 //! FUSE exports from their beginning to their end: what is refused, who may use them, and what ends them.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use millpond_tests::beside::{beside_qemu, same_answers};
 use millpond_tests::daemon::{Daemon, daemon, daemon_in, scratch};
-use millpond_tests::fuse::{self, export, is_mounted, mount, mountpoint};
-use millpond_tests::{image, program, tool};
+use millpond_tests::fuse::{self, Mount, export, is_mounted, mount, mountpoint};
+use millpond_tests::{PATIENCE, image, program, tool};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -245,7 +248,7 @@ fn writes_past_the_end_of_a_growable_export_lose_nothing() {
     let path = mount(&mut daemon, "disk", &json!({"writable": true, "growable": true}));
     const PIECE: u64 = 4096;
     const PIECES: u64 = 256;
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for lane in 0..8 {
             let path = &path;
             scope.spawn(move || {
@@ -266,6 +269,86 @@ fn writes_past_the_end_of_a_growable_export_lose_nothing() {
             .expect("it is read");
         assert!(bytes.iter().all(|&byte| byte == filler(piece)), "piece {piece}");
     }
+    daemon.quit();
+}
+
+/// A daemon whose storage takes so long for everything, and a read of an export of it, which is under way.
+#[track_caller]
+fn reading(latency: Duration) -> (Daemon, Mount, JoinHandle<io::Result<usize>>) {
+    fuse::require();
+    let node = json!({"driver": "null-co", "node-name": "disk", "size": MIB, "read-zeroes": true,
+        "latency-ns": latency.as_nanos() as u64});
+    let mut daemon = daemon()
+        .monitors(2)
+        .option("--x-millpond-shutdown-grace", "1")
+        .option("--object", "iothread,id=io")
+        .blockdev(node)
+        .start();
+    let path = mount(&mut daemon, "disk", &json!({"writable": true, "iothread": "io"}));
+    let file = open(&path);
+    let read = thread::spawn(move || file.read_at(&mut [0; 4096], 0));
+    let is_under_way = |iothreads: Value| {
+        let mut all = iothreads.as_array().expect("a list").iter();
+        all.any(|iothread| iothread["id"] == "io" && iothread["requests"] == 1)
+    };
+    while !is_under_way(daemon.qmp.ok("x-millpond-query-iothreads", json!({}))) {
+        assert!(!read.is_finished(), "it takes long");
+    }
+    (daemon, path, read)
+}
+
+#[test]
+fn an_export_of_dead_storage_is_unmounted_and_the_log_names_what_it_waits_for() {
+    let (mut daemon, path, read) = reading(Duration::from_secs(3600));
+    let refused = daemon.qmp.refused("block-export-del", json!({"id": "fuse"}));
+    assert_eq!(refused.desc, "export 'fuse' still in use");
+    let hard = json!({"id": "fuse", "mode": "hard"});
+    daemon.qmp.ok("block-export-del", hard);
+    let deadline = Instant::now() + PATIENCE;
+    while is_mounted(&path) {
+        assert!(Instant::now() < deadline, "it is not unmounted");
+    }
+    assert_eq!(exports(&mut daemon)[0]["shutting-down"], true);
+    daemon.wait_for_log("the removal of an export takes long");
+    assert!(daemon.log().contains("a read of"), "{}", daemon.log());
+    assert!(!read.is_finished());
+    daemon.qmp.quit();
+    assert!(!daemon.wait().success(), "not everything was closed");
+    let end = read.join().expect("a call ends");
+    end.expect_err("nobody serves it any more");
+}
+
+#[test]
+fn what_comes_in_a_drained_section_is_answered_behind_it() {
+    let latency = Duration::from_secs(2);
+    let (mut daemon, path, read) = reading(latency);
+    let change = json!({"execute": "x-blockdev-set-iothread",
+        "arguments": {"node-name": "disk", "iothread": null, "force": true}});
+    let mut changing = daemon.monitor(1);
+    changing.send_raw(&change.to_string());
+    let (before, age) = loop {
+        let before = Instant::now();
+        let drains = daemon.qmp.ok("x-millpond-query-drains", json!({}));
+        if let Some(age) = drains[0]["waiting-for"][0]["requests"][0]["age-ns"].as_u64() {
+            break (before, Duration::from_nanos(age));
+        }
+        assert!(!read.is_finished(), "the section ended before it was seen");
+    };
+    assert_eq!(fuse::length(&path), MIB);
+    assert!(
+        before.elapsed() + age >= latency,
+        "it was answered in the drained section"
+    );
+    assert_eq!(
+        read.join().expect("a call ends").expect("the read succeeds"),
+        4096
+    );
+    changing
+        .answer()
+        .expect("the monitor is there")
+        .expect("the node moves");
+    daemon.qmp.ok("block-export-del", json!({"id": "fuse"}));
+    assert!(!is_mounted(&path));
     daemon.quit();
 }
 
