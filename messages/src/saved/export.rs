@@ -46,7 +46,7 @@ pub struct SavedFuseExport {
     pub device: u64,
     /// Other users may open the file.
     pub allow_other: bool,
-    /// The permission bits of the file.
+    /// The mode of the file, with the bits that say that it is a regular one.
     pub mode: u32,
     /// The user whom the file belongs to.
     pub uid: u32,
