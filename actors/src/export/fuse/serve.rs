@@ -64,9 +64,7 @@ impl Worker for Served {
     }
 
     async fn serve(mut self, local: Rc<Local>) -> Option<Self> {
-        // With this handle the iothread does not retire while the export is here.
-        let home = self.client.home();
-        if home.id() != local.id() {
+        if self.client.iothread() != local.id() {
             // The node has moved while the export was on its way.
             return Some(self);
         }
