@@ -2,31 +2,39 @@
 
 use millpond_messages::RequestFlags;
 use millpond_ring::buffer::{Buffer, Buffers};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::census::{Census, census};
 use super::disk::Clock;
 use super::history::History;
 use super::keys::{Opens, is_wrong_password};
-use super::link::{Format, Images, Link, Stored, chain_options};
+use super::link::{BITMAP_LOG, Format, Images, Link, Stored, chain_options};
 use super::site::{Site, options};
 
-/// Opens a chain read-write, as after a restart, with a secret where it is encrypted and more options for the last image, and
-/// reads all of it; answers that and the images afterwards.
+/// How a chain is opened after a crash.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Opening<'a> {
+    /// The secret that opens it, where it is encrypted.
+    pub key: Option<&'a str>,
+    /// It is written to once it was read.
+    pub then_write: bool,
+    /// The last image is to go on with the log of its bitmaps.
+    pub logs_bitmaps: bool,
+}
+
+/// Opens a chain read-write, as after a restart, and reads all of it; answers that and the images afterwards.
 pub async fn contents(
     site: &Site,
     images: &Images,
-    key: Option<&str>,
-    then_write: bool,
-    more: &Value,
+    opening: Opening<'_>,
 ) -> Result<(Vec<u8>, Images), String> {
     let clock = std::sync::Arc::<Clock>::default();
     let links: Vec<Link> = images.iter().map(|image| image.load(site, &clock)).collect();
     let node = site.name("opened");
-    let mut image = chain_options(&links, key);
+    let mut image = chain_options(&links, opening.key);
     image["node-name"] = json!(node);
-    for (name, value) in more.as_object().into_iter().flatten() {
-        image[name] = value.clone();
+    if opening.logs_bitmaps {
+        image[BITMAP_LOG] = json!(true);
     }
     let added = site.graph().add_node(options(image)).await;
     for link in &links {
@@ -34,7 +42,7 @@ pub async fn contents(
         link.data.iter().for_each(|(name, _)| site.disks.remove(name));
     }
     added.map_err(|error| format!("it does not open: {error}"))?;
-    let read = read_all(site, &node, then_write).await;
+    let read = read_all(site, &node, opening.then_write).await;
     let closed = site.graph().delete_node(node).await;
     let bytes = read?;
     closed.map_err(|error| format!("it does not close: {error}"))?;
@@ -175,14 +183,15 @@ async fn opened(
     point: u64,
     then_write: bool,
 ) -> Result<(Vec<u8>, Images), String> {
-    // A log that is found is believed whether or not it is to go on.
-    let more = match history.kept.is_logged() && point.is_multiple_of(2) {
-        true => json!({"x-millpond-bitmap-log": true}),
-        false => Value::Null,
+    let opening = Opening {
+        key: None,
+        then_write,
+        // A log that is found is believed whether or not it is to go on.
+        logs_bitmaps: history.kept.is_logged() && point.is_multiple_of(2),
     };
     let keys = history.keys.at(point);
     if keys.is_empty() {
-        return contents(site, images, None, then_write, &more).await;
+        return contents(site, images, opening).await;
     }
     let (mut found, mut count) = (None, 0);
     // A password that opens nothing is tried at every place for keys: that is done to some of the images alone.
@@ -190,7 +199,11 @@ async fn opened(
         .iter()
         .filter(|(_, opens)| *opens != Opens::Never || then_write);
     for (key, opens) in tried {
-        match (contents(site, images, Some(key), then_write, &more).await, opens) {
+        let by_key = Opening {
+            key: Some(*key),
+            ..opening
+        };
+        match (contents(site, images, by_key).await, opens) {
             (Ok(_), Opens::Never) => return Err(format!("'{key}' opens it still")),
             (Ok(now), _) => {
                 count += 1;

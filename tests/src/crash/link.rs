@@ -52,6 +52,9 @@ impl Link {
     }
 }
 
+/// The option of an image that keeps a log of its bitmaps.
+pub const BITMAP_LOG: &str = "x-millpond-bitmap-log";
+
 /// Options of a node on the last of `links`, which begin with the lowest. `key` is the secret that opens them where they are
 /// encrypted.
 pub fn chain_options(links: &[Link], key: Option<&str>) -> Value {

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use disk::{Clock, Disk, Fate};
+use examine::Opening;
 use futures_executor::block_on;
 use keys::Opens;
 use link::{Format, Images, Link, RecordedLink, Stored};
@@ -161,7 +162,7 @@ async fn explore_workload(site: &Site, workload: &Workload, options: &Options) -
         return Err(fail(&format!("{failure:?}")));
     }
     let (history, chains) = (Arc::clone(&run.history), run.chains.clone());
-    let mut explorer = Explorer::new(site, workload.name, options, &chains)?;
+    let mut explorer = Explorer::new(workload.name, options, &chains)?;
     let promised = examine::Promised {
         history: &history,
         is_raw_outside: workload.is_raw_outside(),
@@ -189,7 +190,7 @@ async fn explore_create(site: &Site, options: &Options) -> Result<Report, String
     run.steps().await;
     run.close().await;
     let old = Stored::of(&run.links()[0]);
-    let before = examine::contents(site, &vec![old.clone()], None, false, &serde_json::Value::Null).await;
+    let before = examine::contents(site, &vec![old.clone()], Opening::default()).await;
     let (before, _) = before.map_err(fail)?;
     let disk = Disk::new(old.bytes, &Arc::<Clock>::default(), 1, options.seed, 3);
     let made = Link::new(site.put("image", &disk), Arc::clone(&disk), Format::Qcow2);
@@ -198,14 +199,14 @@ async fn explore_create(site: &Site, options: &Options) -> Result<Report, String
     let created = site.create(&made, &create, workload.size).await;
     created.map_err(|error| fail(error.to_string()))?;
     let chains = [Stretch::of(0, vec![made])];
-    let mut explorer = Explorer::new(site, "create", options, &chains)?;
+    let mut explorer = Explorer::new("create", options, &chains)?;
     let end = explorer.points.last().copied().unwrap_or(0);
     explorer
         .explore(
             |_| Vec::new(),
             async |left, point, _| {
                 let images = &left.chain;
-                let opened = examine::contents(site, images, None, false, &serde_json::Value::Null).await;
+                let opened = examine::contents(site, images, Opening::default()).await;
                 let Ok((found, _)) = opened else {
                     return if point < end { Ok(()) } else { opened.map(drop) };
                 };
@@ -278,7 +279,7 @@ struct Explorer<'a> {
 const ALL_CHOICES: u64 = 16;
 
 impl<'a> Explorer<'a> {
-    fn new(_site: &Site, name: &'a str, options: &'a Options, chains: &[Stretch]) -> Result<Self, String> {
+    fn new(name: &'a str, options: &'a Options, chains: &[Stretch]) -> Result<Self, String> {
         let stretches: Vec<Recorded> = chains.iter().map(Recorded::of).collect();
         let all = stretches.iter().flat_map(|stretch| &stretch.images);
         let mut points: Vec<u64> = all.flat_map(RecordedLink::points).collect();

@@ -25,7 +25,7 @@ use super::history::{Asked, History, payload};
 use super::jobs::JobSite;
 use super::keys::{FIRST, KEYS, is_wrong_password};
 use super::lane::Lane;
-use super::link::{Format, Link, chain_options};
+use super::link::{BITMAP_LOG, Format, Link, chain_options};
 use super::recorder::{Disks, RecorderKind};
 use super::workload::{Step, Workload};
 
@@ -384,7 +384,7 @@ impl<'a> Run<'a> {
             let mut image = chain_options(self.links(), keys.first().copied().flatten());
             image["node-name"] = json!(node);
             if self.workload.bitmap_log {
-                image["x-millpond-bitmap-log"] = json!(true);
+                image[BITMAP_LOG] = json!(true);
             }
             let added = self.site.graph().add_node(options(image)).await;
             match &added {
