@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use millpond_tests::daemon::scratch;
+use millpond_tests::daemon::{Daemon, daemon_in, scratch};
 use millpond_tests::pairwise::Choice;
+use millpond_tests::program::Program;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -124,6 +125,17 @@ impl Image {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A daemon in the folder that knows the secret.
+    pub fn serve(&self, program: &Program) -> Daemon {
+        let mut daemon = daemon_in(self.dir.path())
+            .program(program.clone())
+            .nbd_unix()
+            .start();
+        let secret = json!({"qom-type": "secret", "id": KEY, "file": self.path("password")});
+        daemon.qmp.ok("object-add", secret);
+        daemon
     }
 
     /// Options of a node over the image, with all its files.

@@ -1,8 +1,9 @@
 //! The story as Millpond's daemon carries it out.
 
 use millpond_tests::bitmaps;
-use millpond_tests::daemon::{Daemon, daemon_in};
+use millpond_tests::daemon::Daemon;
 use millpond_tests::nbd::Request;
+use millpond_tests::program::under_test;
 use serde_json::{Value, json};
 
 use super::image::{DataFile, Image, KEY, Kind, SIZE};
@@ -11,52 +12,35 @@ use super::theirs;
 
 /// What makes an image of a kind.
 fn create_options(image: &Image) -> Value {
-    let Kind {
-        cluster,
-        refcount_bits,
-        is_old,
-        has_subclusters,
-        data_file,
-        is_zstd,
-        encryption,
-        backing,
-        ..
-    } = image.kind;
+    let kind = image.kind;
     let mut options = json!({
-        "driver": "qcow2", "file": "made", "size": SIZE, "cluster-size": cluster, "refcount-bits": refcount_bits
+        "driver": "qcow2", "file": "made", "size": SIZE, "cluster-size": kind.cluster, "refcount-bits": kind.refcount_bits
     });
-    if is_old {
+    if kind.is_old {
         options["version"] = json!("v2");
     }
-    if has_subclusters {
+    if kind.has_subclusters {
         options["extended-l2"] = json!(true);
     }
-    if is_zstd {
+    if kind.is_zstd {
         options["compression-type"] = json!("zstd");
     }
-    if data_file != DataFile::None {
+    if kind.data_file != DataFile::None {
         options["data-file"] = json!("made-data");
-        options["data-file-raw"] = json!(data_file == DataFile::Raw);
+        options["data-file-raw"] = json!(kind.data_file == DataFile::Raw);
     }
-    match encryption {
+    match kind.encryption {
         Some("luks") => {
             options["encrypt"] = json!({"format": "luks", "key-secret": KEY, "iter-time": 10});
         }
         Some(_) => options["encrypt"] = json!({"format": "qcow", "key-secret": KEY}),
         None => {}
     }
-    if let Some(format) = backing {
+    if let Some(format) = kind.backing {
         options["backing-file"] = json!(image.path("base"));
         options["backing-fmt"] = json!(format);
     }
     options
-}
-
-fn start(image: &Image) -> Daemon {
-    let mut daemon = daemon_in(image.dir.path()).nbd_unix().start();
-    let secret = json!({"qom-type": "secret", "id": KEY, "file": image.path("password")});
-    daemon.qmp.ok("object-add", secret);
-    daemon
 }
 
 fn job(daemon: &mut Daemon, options: Value) {
@@ -89,14 +73,14 @@ fn create(daemon: &mut Daemon, image: &Image) {
 /// Makes an image, and does this to it.
 pub fn tell(image: &Image, acts: &[Act]) {
     theirs::make_base(image).expect("QEMU makes the backing image");
-    let mut daemon = start(image);
+    let mut daemon = image.serve(under_test());
     create(&mut daemon, image);
     perform(daemon, image, acts);
 }
 
 /// Does this to an image that is there.
 pub fn change(image: &Image, acts: &[Act]) {
-    perform(start(image), image, acts);
+    perform(image.serve(under_test()), image, acts);
 }
 
 fn perform(mut daemon: Daemon, image: &Image, acts: &[Act]) {

@@ -3,13 +3,12 @@
 use std::fs;
 
 use millpond_tests::bitmaps;
-use millpond_tests::daemon::daemon_in;
 use millpond_tests::model::Model;
 use millpond_tests::nbd::{Extent, Request};
 use millpond_tests::program::{Program, oracle, under_test};
 use serde_json::{Value, json};
 
-use super::image::{BASE_BYTE, BASE_SIZE, DataFile, Image, KEY, KIB, Kind, MIB, SIZE};
+use super::image::{BASE_BYTE, BASE_SIZE, DataFile, Image, KIB, Kind, MIB, SIZE};
 use super::{ours, theirs};
 
 /// Something that happens to an image.
@@ -125,12 +124,7 @@ struct Look {
 }
 
 fn look(image: &Image, program: &Program) -> Look {
-    let mut daemon = daemon_in(image.dir.path())
-        .program(program.clone())
-        .nbd_unix()
-        .start();
-    let secret = json!({"qom-type": "secret", "id": KEY, "file": image.path("password")});
-    daemon.qmp.ok("object-add", secret);
+    let mut daemon = image.serve(program);
     daemon.qmp.ok("blockdev-add", image.node(true));
     let export = json!({"type": "nbd", "id": "disk", "node-name": "disk"});
     daemon.qmp.ok("block-export-add", export);

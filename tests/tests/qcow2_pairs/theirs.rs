@@ -64,36 +64,29 @@ pub fn make_base(image: &Image) -> Result<(), String> {
 
 fn create(image: &Image) -> Result<(), String> {
     make_base(image)?;
-    let Kind {
-        cluster,
-        refcount_bits,
-        is_old,
-        has_subclusters,
-        data_file,
-        is_zstd,
-        encryption,
-        backing,
-        ..
-    } = image.kind;
-    let mut options = format!("cluster_size={cluster},refcount_bits={refcount_bits}");
+    let kind = image.kind;
+    let mut options = format!(
+        "cluster_size={},refcount_bits={}",
+        kind.cluster, kind.refcount_bits
+    );
     let mut also = |chosen: bool, option: &str| {
         if chosen {
             options += &format!(",{option}");
         }
     };
-    also(is_old, "compat=0.10");
-    also(has_subclusters, "extended_l2=on");
-    also(is_zstd, "compression_type=zstd");
+    also(kind.is_old, "compat=0.10");
+    also(kind.has_subclusters, "extended_l2=on");
+    also(kind.is_zstd, "compression_type=zstd");
     let data = format!("data_file={}", image.path("data").display());
-    also(data_file != DataFile::None, &data);
-    also(data_file == DataFile::Raw, "data_file_raw=on");
-    let method = encryption.unwrap_or_default();
+    also(kind.data_file != DataFile::None, &data);
+    also(kind.data_file == DataFile::Raw, "data_file_raw=on");
+    let method = kind.encryption.unwrap_or_default();
     let encrypt = format!("encrypt.format={method},encrypt.key-secret={KEY}");
-    also(encryption.is_some(), &encrypt);
+    also(kind.encryption.is_some(), &encrypt);
     also(method == "luks", "encrypt.iter-time=10");
     let mut arguments = words("create -q -f qcow2");
     arguments.extend(secret(image));
-    if let Some(format) = backing {
+    if let Some(format) = kind.backing {
         arguments.extend(words(&format!("-F {format} -b {}", image.path("base").display())));
     }
     arguments.extend([
