@@ -6,6 +6,7 @@
 //! of all of it, 256 MiB. Clusters of 512 bytes take 128 times as much for the same image, up to [`MAX_BYTES`].
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use millpond_messages::IoError;
 use millpond_messages::error::errno::ENOMEM;
@@ -45,11 +46,21 @@ impl Page {
         }
     }
 
-    /// Counts one more; answers the new count.
+    /// Whether there is no room for one more at `at`.
+    fn is_too_narrow(&self, at: usize) -> bool {
+        matches!(self, Self::Once(_)) && self.get(at) == 1
+    }
+
+    /// Makes room for counts that are larger than 1.
+    fn widen(&mut self) {
+        let mut counts = Box::new([0; PAGE]);
+        let all = counts.iter_mut().enumerate();
+        all.for_each(|(at, count)| *count = self.get(at));
+        *self = Self::Often(counts);
+    }
+
+    /// Counts one more where there is room for it; answers the new count.
     fn add(&mut self, at: usize) -> u8 {
-        if self.get(at) == 1 {
-            self.widen();
-        }
         match self {
             Self::Once(bits) => {
                 if let Some(word) = bits.get_mut(at / 64) {
@@ -61,16 +72,6 @@ impl Page {
                 *count = count.saturating_add(1);
                 *count
             }),
-        }
-    }
-
-    /// Makes room for counts that are larger than 1.
-    fn widen(&mut self) {
-        if let Self::Once(_) = self {
-            let mut counts = Box::new([0; PAGE]);
-            let all = counts.iter_mut().enumerate();
-            all.for_each(|(at, count)| *count = self.get(at));
-            *self = Self::Often(counts);
         }
     }
 }
@@ -97,13 +98,25 @@ impl References {
     /// Counts one more reference to a cluster.
     pub fn add(&mut self, cluster: HostCluster) -> Result<(), IoError> {
         let (number, at) = place(cluster);
-        if self.bytes >= MAX_BYTES && !self.pages.contains_key(&number) {
-            return Err(IoError::Os(ENOMEM));
+        let is_full = self.bytes >= MAX_BYTES;
+        let page = match self.pages.entry(number) {
+            Entry::Occupied(page) => page.into_mut(),
+            Entry::Vacant(_) if is_full => return Err(IoError::Os(ENOMEM)),
+            Entry::Vacant(place) => {
+                let page = place.insert(Page::new());
+                self.bytes += page.bytes();
+                page
+            }
+        };
+        if page.is_too_narrow(at) {
+            if is_full {
+                return Err(IoError::Os(ENOMEM));
+            }
+            self.bytes -= page.bytes();
+            page.widen();
+            self.bytes += page.bytes();
         }
-        let before = self.pages.get(&number).map_or(0, Page::bytes);
-        let page = self.pages.entry(number).or_insert_with(Page::new);
         let count = page.add(at);
-        self.bytes += page.bytes() - before;
         self.end = self.end.max(cluster + 1);
         if count == u8::MAX {
             *self.large.entry(cluster).or_insert(u64::from(u8::MAX) - 1) += 1;
@@ -157,6 +170,13 @@ mod tests {
         let far = |number: u64| HostCluster::new(number * PAGE as u64);
         references.add(far(pages)).unwrap();
         assert_eq!(references.add(far(pages + 1)), Err(IoError::Os(ENOMEM)));
+        references.add(far(pages) + 1).unwrap();
+        // A second reference takes room too, unless its page has that already.
+        assert_eq!(references.add(far(pages)), Err(IoError::Os(ENOMEM)));
+        references.bytes -= PAGE / 8;
         references.add(far(pages)).unwrap();
+        assert!(references.bytes > MAX_BYTES);
+        references.add(far(pages)).unwrap();
+        references.add(far(pages) + 1).unwrap();
     }
 }
