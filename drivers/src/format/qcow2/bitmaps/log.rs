@@ -174,7 +174,10 @@ impl Log {
     fn within(&self, range: Range) -> Range {
         let (last, end) = (self.dirty.len() - 1, self.dirty.len());
         let start = range.offset().min(last);
-        Range::between(start, range.end().clamp(start + 1, end))
+        match range.is_empty() {
+            true => Range::between(start, start),
+            false => Range::between(start, range.end().clamp(start + 1, end)),
+        }
     }
 
     /// Whether the file says durably that all of a range is dirty.
@@ -400,6 +403,16 @@ mod tests {
         log.written(&missing);
         assert!(log.has(range(end - 1, 1)) && log.has(range(end, 1 << 40)));
         assert_eq!(log.runs().last().unwrap().end(), u64::MAX);
+    }
+
+    #[test]
+    fn nothing_is_dirty_by_a_range_without_bytes() {
+        let home = home(32, 16);
+        let mut log = Log::new(&home, DISK).unwrap();
+        for offset in [0, 5 << 30, log.dirty.len(), u64::MAX] {
+            log.note(Range::between(offset, offset));
+            assert!(log.missing().is_none() && log.has(Range::between(offset, offset)));
+        }
     }
 
     #[test]

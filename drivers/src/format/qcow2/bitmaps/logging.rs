@@ -26,7 +26,7 @@ impl State {
     pub fn may_miss(&self, range: Range) -> bool {
         let is_ready = self.active && !self.bitmaps.is_stored;
         match &self.bitmaps.log {
-            Some(log) => !is_ready || log.doubt.is_some() || (!range.is_empty() && !log.has(range)),
+            Some(log) => !is_ready || log.doubt.is_some() || !log.has(range),
             None => self.settings.logs_bitmaps && !is_ready,
         }
     }
