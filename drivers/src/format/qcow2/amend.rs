@@ -286,11 +286,7 @@ impl Qcow2 {
             };
             old
         };
-        let written = match self.write_features().await {
-            Ok(()) => self.file.flush().await,
-            Err(error) => Err(error),
-        };
-        written.map_err(|error| {
+        self.store_features().await.map_err(|error| {
             self.state.borrow_mut().header.compatible = old;
             Error::io("Could not update the image header", error)
         })

@@ -421,8 +421,14 @@ impl Qcow2 {
         }
     }
 
+    /// Writes the whole header cluster as it is in memory, durably.
+    pub(super) async fn store_header(&self) -> IoResult<()> {
+        self.write_header().await?;
+        self.file.flush().await
+    }
+
     /// Writes the whole header cluster as it is in memory.
-    pub(super) async fn write_header(&self) -> IoResult<()> {
+    async fn write_header(&self) -> IoResult<()> {
         let (encoded, bits) = {
             let state = self.state.borrow();
             (state.header.encode(), state.header.cluster_bits)

@@ -138,10 +138,7 @@ impl Qcow2 {
             return Ok(());
         }
         self.state.borrow_mut().header.autoclear |= AUTOCLEAR_BITMAP_LOG;
-        let named = match self.write_features().await {
-            Ok(()) => self.file.flush().await,
-            Err(error) => Err(error),
-        };
+        let named = self.store_features().await;
         if named.is_err() {
             self.state.borrow_mut().header.autoclear &= !AUTOCLEAR_BITMAP_LOG;
         }
@@ -156,8 +153,7 @@ impl Qcow2 {
             Some(Doubt::Outdated) => return self.give_up_log().await,
             Some(Doubt::Unnamed) => {}
         }
-        self.write_header().await?;
-        self.file.flush().await?;
+        self.store_header().await?;
         if let Some(log) = &mut self.state.borrow_mut().bitmaps.log {
             log.doubt = None;
         }
@@ -188,10 +184,7 @@ impl Qcow2 {
             state.header.autoclear &= !AUTOCLEAR_BITMAP_LOG;
         }
         // As a whole: which bitmaps it names may be in doubt too.
-        let written = match self.write_header().await {
-            Ok(()) => self.file.flush().await,
-            Err(error) => Err(error),
-        };
+        let written = self.store_header().await;
         let mut state = self.state.borrow_mut();
         match written {
             Ok(()) => state.bitmaps.log = None,

@@ -249,8 +249,7 @@ impl Qcow2 {
             marked
         };
         if changed {
-            self.write_features().await?;
-            self.file.flush().await?;
+            self.store_features().await?;
         }
         Ok(())
     }

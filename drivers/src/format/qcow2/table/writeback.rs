@@ -332,6 +332,12 @@ impl Qcow2 {
         self.write_header_part(FEATURES).await
     }
 
+    /// Writes the header's feature words, durably.
+    pub(crate) async fn store_features(&self) -> IoResult<()> {
+        self.write_features().await?;
+        self.file.flush().await
+    }
+
     /// With lazy refcounts, tells the file that its refcounts are about to be wrong.
     async fn mark_dirty_for_lazy_refcounts(&self) -> IoResult<()> {
         let lags = {
@@ -350,10 +356,7 @@ impl Qcow2 {
             }
             state.header.incompatible |= DIRTY;
         }
-        let result = match self.write_features().await {
-            Ok(()) => self.file.flush().await,
-            Err(error) => Err(error),
-        };
+        let result = self.store_features().await;
         if result.is_err() {
             self.state.borrow_mut().header.incompatible &= !DIRTY;
         }
