@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use millpond_engine::node::{Description, DeviceFacts, OrderOutcome};
+use millpond_engine::node::{DeviceFacts, OrderOutcome};
 use millpond_messages::graph::{ChangeMedium, GraphReply, SendScsi};
-use millpond_messages::{Error, ErrorKind, IoError, NodeId, Result};
+use millpond_messages::{DriverInfo, Error, ErrorKind, IoError, NodeId, Result};
 
 use crate::effect::Reply;
 use crate::order::NodeTask;
@@ -29,20 +29,12 @@ pub async fn block_sizes(world: &World, name: &str) -> Reply {
 /// # Errors
 /// There is no such node, or its driver knows nothing of the kind.
 pub async fn driver_info(world: &World, name: &str) -> Reply {
-    let says_nothing = world.graph(|graph| {
-        let speaker = below(graph, graph.find(name)?, |_| true).and_then(|speaker| graph.node(speaker));
-        Ok::<_, Error>(speaker.is_none_or(says_nothing))
-    })?;
-    let found = match says_nothing {
-        true => None,
-        false => describe(world, name, |_| true).await?,
-    };
-    found
-        .map(|found| GraphReply::DriverInfo(found.info))
-        .ok_or_else(|| {
-            let text = format!("The driver of node '{name}' tells nothing of its image");
-            Error::new(ErrorKind::Unsupported, text)
-        })
+    let speaker = world.graph(|graph| graph.find(name).map(|node| speaker(graph, node)))?;
+    let info = info_of(world, speaker).await;
+    info.map(GraphReply::DriverInfo).ok_or_else(|| {
+        let text = format!("The driver of node '{name}' tells nothing of its image");
+        Error::new(ErrorKind::Unsupported, text)
+    })
 }
 
 /// Whether a node's driver has no image that it could tell anything of.
@@ -151,14 +143,20 @@ fn none(name: &str, what: &str) -> Error {
 
 /// The bytes of a cluster as [`driver_info`] tells them of a node, live or not; 0 where nothing tells.
 pub async fn cluster_size(world: &World, node: NodeId) -> u64 {
-    let speaker = world.graph(|graph| {
-        let speaker = below(graph, graph.node(node)?, |_| true).and_then(|speaker| graph.node(speaker))?;
-        (!says_nothing(speaker)).then_some(speaker.id)
-    });
-    let Some(speaker) = speaker else { return 0 };
-    match world.ask(speaker, NodeTask::Describe).await {
-        OrderOutcome::Described(Ok(found)) => found.info.cluster_size,
-        _ => 0,
+    let speaker = world.graph(|graph| speaker(graph, graph.node(node)?));
+    info_of(world, speaker).await.map_or(0, |info| info.cluster_size)
+}
+
+/// The node whose driver tells of the image that a node shows, if it has one.
+fn speaker(graph: &Graph, node: &Node) -> Option<NodeId> {
+    let speaker = graph.node(below(graph, node, |_| true)?)?;
+    (!says_nothing(speaker)).then_some(speaker.id)
+}
+
+async fn info_of(world: &World, speaker: Option<NodeId>) -> Option<DriverInfo> {
+    match world.ask(speaker?, NodeTask::Describe).await {
+        OrderOutcome::Described(Ok(found)) => Some(found.info),
+        _ => None,
     }
 }
 
@@ -172,20 +170,6 @@ async fn describe_device(
     };
     match world.ask(device, NodeTask::DescribeDevice).await {
         OrderOutcome::Device(found) => Ok(found.ok()),
-        _ => Ok(None),
-    }
-}
-
-async fn describe(
-    world: &World,
-    name: &str,
-    may_pass: impl Fn(&Node) -> bool,
-) -> Result<Option<Box<Description>>> {
-    let Some(device) = find_below(world, name, may_pass)? else {
-        return Ok(None);
-    };
-    match world.ask(device, NodeTask::Describe).await {
-        OrderOutcome::Described(found) => Ok(found.ok()),
         _ => Ok(None),
     }
 }
