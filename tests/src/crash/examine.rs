@@ -10,6 +10,7 @@ use super::history::History;
 use super::keys::{Opens, is_wrong_password};
 use super::link::{BITMAP_LOG, Format, Images, Link, Stored, chain_options};
 use super::site::{Site, options};
+use super::workload::Workload;
 
 /// How a chain is opened after a crash.
 #[derive(Debug, Clone, Copy, Default)]
@@ -170,8 +171,8 @@ fn still_kept(before: &Census, after: &Census, written: &[u64], is_logged: bool)
 pub struct Promised<'a> {
     /// What they asked for and were told.
     pub history: &'a History,
-    /// The image's data reads alike without its tables.
-    pub is_raw_outside: bool,
+    /// What they did, and with which image.
+    pub workload: &'a Workload,
 }
 
 /// Opens what is left at `point` as `contents` does, by each password that there was: those open it that must, and none that
@@ -179,15 +180,16 @@ pub struct Promised<'a> {
 async fn opened(
     site: &Site,
     images: &Images,
-    history: &History,
+    promised: Promised<'_>,
     point: u64,
     then_write: bool,
 ) -> Result<(Vec<u8>, Images), String> {
+    let Promised { history, workload } = promised;
     let opening = Opening {
         key: None,
         then_write,
         // A log that is found is believed whether or not it is to go on.
-        logs_bitmaps: history.kept.is_logged() && point.is_multiple_of(2),
+        logs_bitmaps: workload.bitmap_log && point.is_multiple_of(2),
     };
     let keys = history.keys.at(point);
     if keys.is_empty() {
@@ -237,10 +239,10 @@ pub async fn examine(
     then_write: bool,
 ) -> Result<(), String> {
     sound(images)?;
-    let history = promised.history;
-    let (found, after) = opened(site, images, history, point, then_write).await?;
+    let Promised { history, workload } = promised;
+    let (found, after) = opened(site, images, promised, point, then_write).await?;
     history.check_crash(point, &found)?;
-    if let (true, Some(Stored { data: Some(data), .. })) = (promised.is_raw_outside, images.last()) {
+    if let (true, Some(Stored { data: Some(data), .. })) = (workload.is_raw_outside(), images.last()) {
         let mut data = data.clone();
         data.resize(found.len(), 0);
         history
@@ -257,7 +259,8 @@ pub async fn examine(
     history.check_kept(point, &before, &found)?;
     let places = places(found.len() as u64);
     let written: &[u64] = if then_write { &places } else { &[] };
-    history.kept.check_logged(point, &after, &found)?;
-    still_kept(&before, &after, written, history.kept.is_logged())
-        .map_err(|text| format!("after use: {text}"))
+    if workload.bitmap_log {
+        history.kept.check_logged(point, &after, &found)?;
+    }
+    still_kept(&before, &after, written, workload.bitmap_log).map_err(|text| format!("after use: {text}"))
 }

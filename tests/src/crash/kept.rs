@@ -64,8 +64,6 @@ struct Things {
     applied: Vec<Applied>,
     /// When the image was left to others, its bitmaps stored, and from when on not any more.
     left: Vec<(u64, Option<u64>)>,
-    /// The image keeps a log of its bitmaps.
-    is_logged: bool,
     /// A log may have been given up, since something failed.
     may_be_given_up: bool,
 }
@@ -129,16 +127,6 @@ impl Kept {
         }
     }
 
-    /// The image keeps a log of its bitmaps, and is to have it whatever happens.
-    pub fn set_logged(&self, is_logged: bool) {
-        self.things().is_logged = is_logged;
-    }
-
-    /// The image keeps a log of its bitmaps.
-    pub fn is_logged(&self) -> bool {
-        self.things().is_logged
-    }
-
     /// Something fails, so that a log may be given up.
     pub fn allow_giving_up(&self) {
         self.things().may_be_given_up = true;
@@ -148,9 +136,6 @@ impl Kept {
     /// it, and it read as `disk`.
     pub fn check_logged(&self, point: u64, found: &Census, disk: &[u8]) -> Result<(), String> {
         let things = self.things();
-        if !things.is_logged {
-            return Ok(());
-        }
         for bitmap in &found.bitmaps {
             let named = |kept: &&KeptBitmap| kept.name == bitmap.name && kept.made.may_be_done(point);
             let Some(kept) = things.bitmaps.iter().rev().find(named) else {

@@ -161,13 +161,9 @@ async fn explore_workload(site: &Site, workload: &Workload, options: &Options) -
     if let Some(failure) = run.failures().first() {
         return Err(fail(&format!("{failure:?}")));
     }
-    let (history, chains) = (Arc::clone(&run.history), run.chains.clone());
-    let mut explorer = Explorer::new(workload.name, options, &chains)?;
-    let promised = examine::Promised {
-        history: &history,
-        is_raw_outside: workload.is_raw_outside(),
-    };
-    let keys = |point| history.keys.at(point);
+    let mut explorer = Explorer::new(workload.name, options, &run.chains)?;
+    let promised = run.promised();
+    let keys = |point| run.history.keys.at(point);
     explorer
         .explore(keys, async |left, point, case| {
             let then_write = case % 4 == 3;

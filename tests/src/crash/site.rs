@@ -21,6 +21,7 @@ use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 use super::disk::{Clock, Disk, Fault};
+use super::examine::Promised;
 use super::history::{Asked, History, payload};
 use super::jobs::JobSite;
 use super::keys::{FIRST, KEYS, is_wrong_password};
@@ -270,7 +271,6 @@ impl<'a> Run<'a> {
         if workload.is_encrypted() {
             history.keys.begin();
         }
-        history.kept.set_logged(workload.bitmap_log);
         Self {
             site,
             workload,
@@ -292,9 +292,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether the image's data reads alike without its tables.
-    pub fn is_raw_outside(&self) -> bool {
-        self.workload.is_raw_outside()
+    /// What the users of the disk were promised.
+    pub fn promised(&self) -> Promised<'_> {
+        Promised {
+            history: &self.history,
+            workload: self.workload,
+        }
     }
 
     /// The chain of disks now.

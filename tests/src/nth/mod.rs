@@ -27,7 +27,7 @@ use millpond_messages::IoError;
 
 use crate::crash::Watchdog;
 use crate::crash::disk::{Fate, Fault, Kind};
-use crate::crash::examine::{Promised, examine};
+use crate::crash::examine::examine;
 use crate::crash::link::Images;
 use crate::crash::site::{Failure, Run, Side, Site};
 use crate::crash::workload::{self, Step, Workload};
@@ -273,11 +273,7 @@ async fn look(site: &Site, run: &Run<'_>, seed: u64) -> Result<(), String> {
                 recorded.image(point, &fates, &mut rng)
             })
             .collect();
-        let promised = Promised {
-            history: &run.history,
-            is_raw_outside: run.is_raw_outside(),
-        };
-        examine(site, &images, promised, point, fate == Fate::Torn)
+        examine(site, &images, run.promised(), point, fate == Fate::Torn)
             .await
             .map_err(|text| format!("{fate:?}: {text}"))?;
     }
