@@ -87,7 +87,6 @@ impl Worker for Served {
             more: false,
         };
         let end = taking.run().await;
-        drop(taking);
         let id = &self.id;
         match end {
             End::Moved => {}

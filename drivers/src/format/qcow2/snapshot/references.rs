@@ -9,7 +9,7 @@ use crate::format::qcow2::layout::entry::{COPIED, Cluster, compressed, l2_table}
 use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::index::SliceKey;
 use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
-use crate::format::qcow2::state::{Blocked, FreeReason};
+use crate::format::qcow2::state::{Blocked, FreeReason, State};
 use crate::format::qcow2::wait::Key;
 
 /// Rows of clusters that are given up, beyond which they are written back.
@@ -51,6 +51,16 @@ fn rows(geometry: &Geometry, table: HostOffset, entries: &[u64]) -> Result<Vec<R
         }
     }
     Ok(rows)
+}
+
+/// The cluster that an L2 entry has for itself, if it can be one.
+fn aligned(geometry: &Geometry, entry: u64) -> Option<HostOffset> {
+    match geometry.cluster(entry) {
+        Cluster::Normal(host) | Cluster::ZeroAllocated(host) => {
+            Some(host).filter(|host| host.is_aligned(geometry))
+        }
+        Cluster::Unallocated | Cluster::ZeroPlain | Cluster::Compressed => None,
+    }
 }
 
 impl Qcow2 {
@@ -175,19 +185,23 @@ impl Qcow2 {
     ) -> IoResult<()> {
         let geometry = self.state.borrow().geometry;
         let mut entries = self.read_l2_table(table).await?;
-        let mut changed = false;
-        for entry in entries.iter_mut().step_by(geometry.entry_words()) {
-            let host = match geometry.cluster(*entry) {
-                Cluster::Normal(host) | Cluster::ZeroAllocated(host) if host.is_aligned(&geometry) => host,
-                _ => continue,
-            };
-            // Nothing shares a data file's clusters.
-            let once = geometry.external || self.is_referenced_once(host).await?;
-            if (*entry & COPIED != 0) != once && wanted(*entry) {
-                *entry ^= COPIED;
-                changed = true;
+        let (mut at, mut changed) = (0, false);
+        // One step for all entries, which goes on with the one that it had to wait for a refcount block for.
+        let step = |state: &mut State| {
+            while let Some(entry) = entries.get_mut(at) {
+                if let Some(host) = aligned(&geometry, *entry) {
+                    // Nothing shares a data file's clusters.
+                    let once = geometry.external || state.refcount(host.cluster(&geometry))? == 1;
+                    if (*entry & COPIED != 0) != once && wanted(*entry) {
+                        *entry ^= COPIED;
+                        changed = true;
+                    }
+                }
+                at += geometry.entry_words();
             }
-        }
+            Ok(())
+        };
+        self.run(step).await?;
         if changed {
             self.rewrite_l2_table(table, &entries).await?;
         }
