@@ -286,12 +286,15 @@ fn reading(latency: Duration) -> (Daemon, Mount, JoinHandle<io::Result<usize>>) 
         .start();
     let path = mount(&mut daemon, "disk", &json!({"writable": true, "iothread": "io"}));
     let file = open(&path);
-    let read = thread::spawn(move || file.read_at(&mut [0; 4096], 0));
-    let is_under_way = |iothreads: Value| {
+    let mut requests = || {
+        let iothreads = daemon.qmp.ok("x-millpond-query-iothreads", json!({}));
         let mut all = iothreads.as_array().expect("a list").iter();
-        all.any(|iothread| iothread["id"] == "io" && iothread["requests"] == 1)
+        let ours = all.find(|iothread| iothread["id"] == "io");
+        ours.and_then(|ours| ours["requests"].as_u64()).expect("it tells")
     };
-    while !is_under_way(daemon.qmp.ok("x-millpond-query-iothreads", json!({}))) {
+    let before = requests();
+    let read = thread::spawn(move || file.read_at(&mut [0; 4096], 0));
+    while requests() == before {
         assert!(!read.is_finished(), "it takes long");
     }
     (daemon, path, read)
