@@ -80,6 +80,14 @@ pub fn unmount(path: &Path) {
 #[derive(Debug)]
 pub struct Mount(PathBuf);
 
+impl Mount {
+    /// What is mounted at a path.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Mount {
+        Mount(path)
+    }
+}
+
 impl Deref for Mount {
     type Target = Path;
 

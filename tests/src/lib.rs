@@ -13,6 +13,7 @@ pub mod bitmaps;
 pub mod crash;
 pub mod crowd;
 pub mod daemon;
+pub mod exported;
 pub mod fuse;
 pub mod fuzz;
 pub mod image;
