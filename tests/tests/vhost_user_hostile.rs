@@ -606,7 +606,7 @@ fn sound_descriptor(random: &mut fastrand::Rng, index: u16) -> (Piece, u16) {
         1 => (
             DATA + 16 * 1024,
             512 * random.u32(1..8),
-            NEXT | random.u16(..2) * WRITE,
+            NEXT | (random.u16(..2) * WRITE),
         ),
         _ => (DATA + 16 * 512, 1, WRITE),
     };
