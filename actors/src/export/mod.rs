@@ -4,7 +4,8 @@
 //!   control thread:  registry (ids, holds, iothreads, removal) --> kind: Prepared, Export
 //!   iothread:        worker (connections, queues) --> backend (the node behind the export)
 //! ```
-//! Each kind of export is a folder here, and knows nothing of the others.
+//! Each kind of export is a folder here, and knows nothing of the others. The kinds that are virtio devices share the folder
+//! `virtio`.
 
 pub mod backend;
 mod fuse;
@@ -13,6 +14,7 @@ pub mod nbd;
 mod registry;
 pub(crate) mod saved;
 mod vhost;
+mod virtio;
 mod watched;
 mod worker;
 

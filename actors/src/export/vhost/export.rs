@@ -19,12 +19,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::device::Device;
 use super::front_end::{Ended, FrontEnd};
-use super::length::LengthWatch;
 use super::socket::{Socket, SocketEnded};
 use crate::export::kind::{Export, Hold, Prepared};
 use crate::export::saved::Descriptors;
+use crate::export::virtio::device::Device;
+use crate::export::virtio::length::LengthWatch;
 use crate::export::worker::place;
 use crate::socket::{Listeners, OwnFile, listen};
 

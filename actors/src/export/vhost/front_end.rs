@@ -11,15 +11,15 @@ use millpond_ring::os::shared_memory::{GuestMemory, GuestRegion, RegionSource};
 use rustix::io::ioctl_fionbio;
 use zerocopy::IntoBytes;
 
-use super::config::{WCE_AT, feature};
-use super::device::Device;
-use super::in_flight::{self, InFlight, InFlightError};
 use super::message::{
-    BadLength, ConfigPart, Header, MAX_CONFIG, Message, NO_FILE, OneRegion, Region, RegionCount,
-    VringAddresses, VringState, protocol, request,
+    BadLength, ConfigPart, Header, InFlightArea, MAX_CONFIG, Message, NO_FILE, OneRegion, Region,
+    RegionCount, VringAddresses, VringState, protocol, request,
 };
 use super::socket::{Socket, SocketEnded, send_now};
-use super::vring::{Fault, MAX_QUEUE_SIZE, Order, Surroundings, Vring, VringError};
+use crate::export::virtio::config::{WCE_AT, feature};
+use crate::export::virtio::device::Device;
+use crate::export::virtio::in_flight::{self, InFlight, InFlightError};
+use crate::export::virtio::vring::{Fault, MAX_QUEUE_SIZE, Order, Surroundings, Vring, VringError};
 use crate::export::worker::place;
 
 /// How many regions a guest's memory may have.
@@ -191,14 +191,14 @@ impl FrontEnd {
                 let wanted = message.in_flight_area()?;
                 let queues = wanted.queues.min(self.device.queues());
                 let (file, area) = in_flight::make(queues, wanted.queue_size.min(MAX_QUEUE_SIZE))?;
-                let mut bytes = area.as_bytes().to_vec();
+                let mut bytes = InFlightArea::from(area).as_bytes().to_vec();
                 bytes.truncate(message.payload.len());
                 return Ok(Answer::File(bytes, file));
             }
             request::SET_INFLIGHT_FD => {
                 let area = message.in_flight_area()?;
                 let file = one_file(message.files)?;
-                let area = InFlight::map(file, &area, self.device.queues(), MAX_QUEUE_SIZE)?;
+                let area = InFlight::map(file, &area.into(), self.device.queues(), MAX_QUEUE_SIZE)?;
                 self.in_flight = Some(Arc::new(area));
             }
             request::SET_BACKEND_REQ_FD => {
@@ -223,7 +223,7 @@ impl FrontEnd {
             }
             request::SET_VRING_ADDR => {
                 let addresses: VringAddresses = message.body()?;
-                self.stopped_vring(addresses.index)?.addresses = Some(addresses);
+                self.stopped_vring(addresses.index)?.addresses = Some(addresses.into());
             }
             request::SET_VRING_BASE => {
                 let VringState { index, number } = message.body()?;

@@ -2,6 +2,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::export::virtio::in_flight::Area;
+use crate::export::virtio::vring::RingAddresses;
+
 /// The most bytes that a message has behind its header. The longest that there is (eight regions of memory, or a
 /// configuration) has a few hundred.
 pub(super) const MAX_PAYLOAD: usize = 4096;
@@ -113,10 +116,10 @@ pub(super) struct VringState {
 #[repr(C)]
 pub(super) struct VringAddresses {
     pub(super) index: u32,
-    pub(super) flags: u32,
-    pub(super) descriptors: u64,
-    pub(super) used: u64,
-    pub(super) available: u64,
+    flags: u32,
+    descriptors: u64,
+    used: u64,
+    available: u64,
     log: u64,
 }
 
@@ -163,13 +166,59 @@ pub(super) struct ConfigPart {
 #[repr(C)]
 pub(super) struct InFlightArea {
     /// Its length in bytes.
-    pub(super) len: u64,
+    len: u64,
     /// Its first byte in the file that comes with it.
-    pub(super) offset: u64,
+    offset: u64,
     pub(super) queues: u16,
     pub(super) queue_size: u16,
     /// Not all front ends send it.
-    pub(super) padding: u32,
+    padding: u32,
+}
+
+impl From<Area> for InFlightArea {
+    fn from(area: Area) -> Self {
+        let Area {
+            offset,
+            len,
+            queues,
+            queue_size,
+        } = area;
+        Self {
+            len,
+            offset,
+            queues,
+            queue_size,
+            padding: 0,
+        }
+    }
+}
+
+impl From<InFlightArea> for Area {
+    fn from(area: InFlightArea) -> Self {
+        let InFlightArea {
+            len,
+            offset,
+            queues,
+            queue_size,
+            ..
+        } = area;
+        Self {
+            offset,
+            len,
+            queues,
+            queue_size,
+        }
+    }
+}
+
+impl From<VringAddresses> for RingAddresses {
+    fn from(addresses: VringAddresses) -> Self {
+        Self {
+            descriptors: addresses.descriptors,
+            available: addresses.available,
+            used: addresses.used,
+        }
+    }
 }
 
 /// A message of the front end.

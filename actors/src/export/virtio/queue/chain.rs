@@ -14,7 +14,7 @@ const INDIRECT: u16 = 4;
 
 /// The other side breaks the rules: the connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(in crate::export::vhost) enum Broken {
+pub(in crate::export::virtio) enum Broken {
     #[error("the available ring has more requests than the queue has descriptors")]
     Available,
     #[error("descriptor {0} is not in its table")]

@@ -16,9 +16,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::{Broken, Chain, Table};
 use super::request::Request;
-use crate::export::vhost::device::Device;
-use crate::export::vhost::in_flight::Ledger;
-use crate::export::vhost::vring::{self, RingPlaces};
+use crate::export::virtio::device::Device;
+use crate::export::virtio::in_flight::Ledger;
+use crate::export::virtio::vring::{self, RingPlaces};
 
 /// Bytes of memory that a queue's requests may have at once. One more is begun as long as they have less.
 const MAX_BYTES: u64 = 16 << 20;

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::config::Facts;
 
 /// What the guest reads where it asks for the device's name; at most 20 bytes.
-pub(super) const SERIAL: &[u8] = b"vhost_user_blk";
+pub(in crate::export) const SERIAL: &[u8] = b"vhost_user_blk";
 
 /// The device behind an export. Its length and its cache change while it is used.
 #[derive(Debug)]
-pub(super) struct Device {
+pub(in crate::export) struct Device {
     size: AtomicU64,
     write_cache: AtomicBool,
     block_size: u32,
@@ -19,7 +19,7 @@ pub(super) struct Device {
 
 impl Device {
     /// A device of so many bytes, with a write cache.
-    pub(super) fn new(size: u64, block_size: u32, queues: u16, writable: bool) -> Self {
+    pub(in crate::export) fn new(size: u64, block_size: u32, queues: u16, writable: bool) -> Self {
         Self {
             size: AtomicU64::new(size),
             write_cache: AtomicBool::new(true),
@@ -30,42 +30,42 @@ impl Device {
     }
 
     /// How many queues it has.
-    pub(super) const fn queues(&self) -> u16 {
+    pub(in crate::export) const fn queues(&self) -> u16 {
         self.queues
     }
 
     /// Whether guests may write.
-    pub(super) const fn is_writable(&self) -> bool {
+    pub(in crate::export) const fn is_writable(&self) -> bool {
         self.writable
     }
 
     /// What requests must be aligned to, in bytes.
-    pub(super) const fn block_size(&self) -> u32 {
+    pub(in crate::export) const fn block_size(&self) -> u32 {
         self.block_size
     }
 
     /// Its length in bytes.
-    pub(super) fn size(&self) -> u64 {
+    pub(in crate::export) fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
 
     /// Notes its length in bytes; true if it was another.
-    pub(super) fn set_size(&self, size: u64) -> bool {
+    pub(in crate::export) fn set_size(&self, size: u64) -> bool {
         self.size.swap(size, Ordering::Relaxed) != size
     }
 
     /// Whether what is written is kept in a cache until it is flushed.
-    pub(super) fn has_write_cache(&self) -> bool {
+    pub(in crate::export) fn has_write_cache(&self) -> bool {
         self.write_cache.load(Ordering::Relaxed)
     }
 
     /// Gives it a write cache, or none.
-    pub(super) fn set_write_cache(&self, on: bool) {
+    pub(in crate::export) fn set_write_cache(&self, on: bool) {
         self.write_cache.store(on, Ordering::Relaxed);
     }
 
     /// What guests are told of it now.
-    pub(super) fn facts(&self) -> Facts {
+    pub(in crate::export) fn facts(&self) -> Facts {
         Facts {
             size: self.size(),
             block_size: self.block_size,

@@ -5,8 +5,8 @@ use vm_memory::GuestMemoryMmap;
 
 use super::bytes::{copy_in, total};
 use super::chain::{Broken, Chain, Pieces};
-use crate::export::vhost::config::MAX_SECTORS;
-use crate::export::vhost::device::Device;
+use crate::export::virtio::config::MAX_SECTORS;
+use crate::export::virtio::device::Device;
 
 /// Bytes of a request's header.
 const HEADER: usize = 16;

@@ -4,7 +4,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
 /// The features of block devices and of rings, as bits.
-pub(super) mod feature {
+pub(in crate::export) mod feature {
     pub const SEG_MAX: u64 = 1 << 2;
     pub const RO: u64 = 1 << 5;
     pub const BLK_SIZE: u64 = 1 << 6;
@@ -21,16 +21,16 @@ pub(super) mod feature {
 }
 
 /// The most sectors that a guest may ask to discard or to zero at once.
-pub(super) const MAX_SECTORS: u32 = 32768;
+pub(in crate::export) const MAX_SECTORS: u32 = 32768;
 /// Pieces of data that a request may have: a descriptor each for header and status, out of 128.
 const SEG_MAX: u32 = 126;
 /// Where the configuration says whether there is a write cache, in bytes.
-pub(super) const WCE_AT: u32 = 32;
+pub(in crate::export) const WCE_AT: u32 = 32;
 
 /// `struct virtio_blk_config`, as far as devices of ours have it.
 #[derive(Debug, Clone, Copy, IntoBytes, Immutable)]
 #[repr(C)]
-pub(super) struct Config {
+pub(in crate::export) struct Config {
     /// Sectors of 512 bytes.
     capacity: U64,
     /// No limit is told of.
@@ -56,20 +56,20 @@ pub(super) struct Config {
 
 /// What is told of a device.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Facts {
+pub(in crate::export) struct Facts {
     /// The device's length in bytes.
-    pub(super) size: u64,
+    pub(in crate::export) size: u64,
     /// In bytes, a power of two from 512 on.
-    pub(super) block_size: u32,
-    pub(super) queues: u16,
-    pub(super) writable: bool,
+    pub(in crate::export) block_size: u32,
+    pub(in crate::export) queues: u16,
+    pub(in crate::export) writable: bool,
     /// What is written is kept in a cache until it is flushed.
-    pub(super) write_cache: bool,
+    pub(in crate::export) write_cache: bool,
 }
 
 impl Facts {
     /// The features that it offers.
-    pub(super) const fn features(&self) -> u64 {
+    pub(in crate::export) const fn features(&self) -> u64 {
         use feature as f;
         let rings = f::RING_INDIRECT_DESC | f::RING_EVENT_IDX | f::PROTOCOL_FEATURES | f::VERSION_1;
         let block =
@@ -78,7 +78,7 @@ impl Facts {
     }
 
     /// The configuration that the guest reads.
-    pub(super) fn config(&self) -> Config {
+    pub(in crate::export) fn config(&self) -> Config {
         Config {
             capacity: U64::new(self.size / 512),
             size_max: U32::ZERO,

@@ -12,14 +12,13 @@ use vm_memory::GuestAddress;
 
 use super::device::Device;
 use super::in_flight::{InFlight, InFlightError, Ledger, Resumed};
-use super::message::VringAddresses;
 
 /// The most descriptors of a queue.
-pub(super) const MAX_QUEUE_SIZE: u16 = 1024;
+pub(in crate::export) const MAX_QUEUE_SIZE: u16 = 1024;
 
 /// Why a queue cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum VringError {
+pub(in crate::export) enum VringError {
     /// Its size is none that queues have.
     #[error("queue {0} cannot have {1} descriptors")]
     Size(u32, u32),
@@ -34,9 +33,17 @@ pub(super) enum VringError {
     InFlight(#[from] InFlightError),
 }
 
+/// Where the parts of a ring are, as the other side counts.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::export) struct RingAddresses {
+    pub(in crate::export) descriptors: u64,
+    pub(in crate::export) available: u64,
+    pub(in crate::export) used: u64,
+}
+
 /// Where the parts of a ring are, as the guest counts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RingPlaces {
+pub(in crate::export) struct RingPlaces {
     descriptors: GuestAddress,
     available: GuestAddress,
     used: GuestAddress,
@@ -44,7 +51,7 @@ pub(super) struct RingPlaces {
 
 /// What a queue on its iothread is told to do. Each is answered when it was done.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(in crate::export) enum Order {
     /// Take requests, or none.
     Enable(bool),
     /// Say by this that there are answers.
@@ -56,20 +63,20 @@ pub(super) enum Order {
 }
 
 /// An order, and how it is answered: with the number of requests that were taken from the ring, modulo 65536.
-pub(super) type Ordered = (Order, oneshot::Sender<u16>);
+pub(in crate::export) type Ordered = (Order, oneshot::Sender<u16>);
 
 /// What a queue says by itself: it cannot go on, because the other side breaks the rules.
-pub(super) type Fault = (u16, String);
+pub(in crate::export) type Fault = (u16, String);
 
 /// A queue that runs, as the control thread knows it.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(in crate::export) struct Running {
     orders: mpsc::UnboundedSender<Ordered>,
 }
 
 impl Running {
     /// Has it do something, and waits until it is done; `None` if the queue has ended by itself.
-    pub(super) async fn order(&self, order: Order) -> Option<u16> {
+    pub(in crate::export) async fn order(&self, order: Order) -> Option<u16> {
         let (reply, done) = oneshot::channel();
         self.orders.unbounded_send((order, reply)).ok()?;
         done.await.ok()
@@ -78,48 +85,48 @@ impl Running {
 
 /// A queue in the words of the front end.
 #[derive(Debug, Default)]
-pub(super) struct Vring {
-    pub(super) size: Option<u16>,
-    pub(super) addresses: Option<VringAddresses>,
-    pub(super) base: u16,
-    pub(super) call: Option<Fd>,
-    pub(super) enabled: bool,
-    pub(super) running: Option<Running>,
+pub(in crate::export) struct Vring {
+    pub(in crate::export) size: Option<u16>,
+    pub(in crate::export) addresses: Option<RingAddresses>,
+    pub(in crate::export) base: u16,
+    pub(in crate::export) call: Option<Fd>,
+    pub(in crate::export) enabled: bool,
+    pub(in crate::export) running: Option<Running>,
 }
 
 /// A ring, and what its requests and answers need.
 #[derive(Debug)]
-pub(super) struct Ring {
-    pub(super) device: Arc<Device>,
-    pub(super) memory: Arc<GuestMemory>,
-    pub(super) queue: Queue,
-    pub(super) ledger: Option<Ledger>,
+pub(in crate::export) struct Ring {
+    pub(in crate::export) device: Arc<Device>,
+    pub(in crate::export) memory: Arc<GuestMemory>,
+    pub(in crate::export) queue: Queue,
+    pub(in crate::export) ledger: Option<Ledger>,
     /// The guest is told here that there are answers.
-    pub(super) call: Option<Fd>,
+    pub(in crate::export) call: Option<Fd>,
 }
 
 /// A queue that goes to an iothread. While this value exists nothing of it is in flight.
-pub(super) struct Start {
-    pub(super) index: u16,
-    pub(super) client: Client,
-    pub(super) ring: Ring,
-    pub(super) enabled: bool,
+pub(in crate::export) struct Start {
+    pub(in crate::export) index: u16,
+    pub(in crate::export) client: Client,
+    pub(in crate::export) ring: Ring,
+    pub(in crate::export) enabled: bool,
     /// The guest writes here when there are requests.
-    pub(super) kick: Fd,
+    pub(in crate::export) kick: Fd,
     /// Requests to begin with, which an earlier back end did not answer.
-    pub(super) resumed: Resumed,
-    pub(super) orders: mpsc::UnboundedReceiver<Ordered>,
-    pub(super) faults: mpsc::UnboundedSender<Fault>,
+    pub(in crate::export) resumed: Resumed,
+    pub(in crate::export) orders: mpsc::UnboundedReceiver<Ordered>,
+    pub(in crate::export) faults: mpsc::UnboundedSender<Fault>,
 }
 
 /// What a queue starts with besides its own settings.
-pub(super) struct Surroundings<'a> {
-    pub(super) client: &'a Client,
-    pub(super) device: &'a Arc<Device>,
-    pub(super) memory: Option<&'a Arc<GuestMemory>>,
-    pub(super) in_flight: Option<&'a Arc<InFlight>>,
-    pub(super) event_idx: bool,
-    pub(super) faults: &'a mpsc::UnboundedSender<Fault>,
+pub(in crate::export) struct Surroundings<'a> {
+    pub(in crate::export) client: &'a Client,
+    pub(in crate::export) device: &'a Arc<Device>,
+    pub(in crate::export) memory: Option<&'a Arc<GuestMemory>>,
+    pub(in crate::export) in_flight: Option<&'a Arc<InFlight>>,
+    pub(in crate::export) event_idx: bool,
+    pub(in crate::export) faults: &'a mpsc::UnboundedSender<Fault>,
 }
 
 impl RingPlaces {
@@ -127,10 +134,10 @@ impl RingPlaces {
     ///
     /// # Errors
     /// One is not in it, or not aligned.
-    pub(super) fn find(
+    pub(in crate::export) fn find(
         index: u32,
         memory: &GuestMemory,
-        addresses: &VringAddresses,
+        addresses: &RingAddresses,
     ) -> Result<Self, VringError> {
         let find = |what, user: u64, alignment: u64| {
             let found = memory.guest_address(user);
@@ -145,7 +152,7 @@ impl RingPlaces {
     }
 
     /// Has a queue look for its parts there. Their alignment was checked.
-    pub(super) fn put(&self, queue: &mut Queue) {
+    pub(in crate::export) fn put(&self, queue: &mut Queue) {
         let halves = |address: GuestAddress| (Some(address.0 as u32), Some((address.0 >> 32) as u32));
         let (low, high) = halves(self.descriptors);
         queue.set_desc_table_address(low, high);
@@ -161,7 +168,11 @@ impl Vring {
     ///
     /// # Errors
     /// Nobody has said, or they cannot be there.
-    pub(super) fn places(&self, index: u32, memory: &GuestMemory) -> Result<RingPlaces, VringError> {
+    pub(in crate::export) fn places(
+        &self,
+        index: u32,
+        memory: &GuestMemory,
+    ) -> Result<RingPlaces, VringError> {
         let addresses = self.addresses.as_ref();
         let addresses = addresses.ok_or(VringError::Unset(index, "where its ring is"))?;
         RingPlaces::find(index, memory, addresses)
@@ -171,7 +182,7 @@ impl Vring {
     ///
     /// # Errors
     /// Something was not said, or cannot be.
-    pub(super) fn start(
+    pub(in crate::export) fn start(
         &mut self,
         index: u16,
         kick: OwnedFd,

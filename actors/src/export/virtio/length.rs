@@ -15,13 +15,13 @@ use crate::export::backend::ExportedNode;
 use crate::export::worker::Worker;
 
 /// Tells of each new length.
-pub(super) struct LengthWatch {
-    pub(super) client: Client,
-    pub(super) device: Arc<Device>,
+pub(in crate::export) struct LengthWatch {
+    pub(in crate::export) client: Client,
+    pub(in crate::export) device: Arc<Device>,
     /// Told when the length is another one.
-    pub(super) changed: mpsc::UnboundedSender<()>,
+    pub(in crate::export) changed: mpsc::UnboundedSender<()>,
     /// Ends when nobody is interested any more.
-    pub(super) wanted: oneshot::Receiver<()>,
+    pub(in crate::export) wanted: oneshot::Receiver<()>,
 }
 
 /// Why the watch of one node on one iothread ends.

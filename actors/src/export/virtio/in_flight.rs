@@ -10,8 +10,6 @@ use millpond_ring::os::shared_memory::SharedMapping;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::{Bytes, VolatileMemory, VolatileSlice};
 
-use super::message::InFlightArea;
-
 /// Bytes of a queue's part before its descriptors.
 const HEAD: usize = 16;
 /// Bytes of a descriptor's place.
@@ -40,7 +38,7 @@ const fn part(queue_size: u16) -> usize {
 
 /// Why an area cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum InFlightError {
+pub(in crate::export) enum InFlightError {
     /// It is for more queues, or larger ones, than there are.
     #[error("an in-flight area for {queues} queues of {queue_size} descriptors")]
     Impossible { queues: u16, queue_size: u16 },
@@ -55,9 +53,22 @@ pub(super) enum InFlightError {
     System(#[from] io::Error),
 }
 
+/// Where an area is, and what it is for.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::export) struct Area {
+    /// Its first byte in its file.
+    pub(in crate::export) offset: u64,
+    /// Its length in bytes.
+    pub(in crate::export) len: u64,
+    /// For how many queues it is.
+    pub(in crate::export) queues: u16,
+    /// How many descriptors each of them has at most.
+    pub(in crate::export) queue_size: u16,
+}
+
 /// The area of all queues of a device.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(in crate::export) struct InFlight {
     mapping: SharedMapping,
     queues: u16,
     queue_size: u16,
@@ -65,7 +76,7 @@ pub(super) struct InFlight {
 
 /// The part of one queue.
 #[derive(Debug, Clone)]
-pub(super) struct Ledger {
+pub(in crate::export) struct Ledger {
     area: Arc<InFlight>,
     queue: u16,
     /// The number of the next request.
@@ -74,7 +85,7 @@ pub(super) struct Ledger {
 
 /// What a ring is to go on with.
 #[derive(Debug, Default)]
-pub(super) struct Resumed {
+pub(in crate::export) struct Resumed {
     /// The heads of requests that were begun and not answered, the oldest last.
     pub(super) heads: Vec<u16>,
 }
@@ -83,7 +94,7 @@ pub(super) struct Resumed {
 ///
 /// # Errors
 /// The system refused it.
-pub(super) fn make(queues: u16, queue_size: u16) -> Result<(OwnedFd, InFlightArea), InFlightError> {
+pub(in crate::export) fn make(queues: u16, queue_size: u16) -> Result<(OwnedFd, Area), InFlightError> {
     let len = part(queue_size) as u64 * u64::from(queues);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let made = || -> rustix::io::Result<OwnedFd> {
@@ -93,12 +104,11 @@ pub(super) fn make(queues: u16, queue_size: u16) -> Result<(OwnedFd, InFlightAre
         Ok(file)
     };
     let file = made().map_err(io::Error::from)?;
-    let area = InFlightArea {
-        len,
+    let area = Area {
         offset: 0,
+        len,
         queues,
         queue_size,
-        padding: 0,
     };
     Ok((file, area))
 }
@@ -108,9 +118,9 @@ impl InFlight {
     ///
     /// # Errors
     /// It is not for queues as a device with at most `queues` of `queue_size` has them.
-    pub(super) fn map(
+    pub(in crate::export) fn map(
         file: OwnedFd,
-        area: &InFlightArea,
+        area: &Area,
         queues: u16,
         queue_size: u16,
     ) -> Result<Self, InFlightError> {

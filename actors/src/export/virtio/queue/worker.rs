@@ -18,8 +18,8 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2, write};
 use super::chain::Broken;
 use super::session::Session;
 use crate::export::backend::ExportedNode;
-use crate::export::vhost::in_flight::Resumed;
-use crate::export::vhost::vring::{Order, Ordered, Start};
+use crate::export::virtio::in_flight::Resumed;
+use crate::export::virtio::vring::{Order, Ordered, Start};
 use crate::export::worker::Worker;
 
 /// So many requests are taken before other tasks of the iothread have their turn.

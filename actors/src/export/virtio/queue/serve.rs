@@ -13,7 +13,7 @@ use super::chain::Broken;
 use super::request::{Request, Status, Wish};
 use super::session::{MOST_AT_ONCE, Session};
 use crate::export::backend::ExportedNode;
-use crate::export::vhost::device::SERIAL;
+use crate::export::virtio::device::SERIAL;
 
 /// Bytes of a device's name.
 const NAME: usize = 20;
