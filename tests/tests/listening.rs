@@ -85,6 +85,50 @@ fn a_monitor_listens_on_both_families_and_a_service_by_name() {
     named.quit();
 }
 
+#[test]
+fn a_server_listens_to_virtual_machines() {
+    assert!(
+        Path::new("/dev/vsock").exists(),
+        "this test needs sockets of virtual machines: load the module `vsock`"
+    );
+    let any = u32::MAX;
+    let port = 1_000_000_000 + std::process::id();
+    let server = |program: &Program, cid: &str, port: &str| {
+        daemon().program(program.clone()).option(
+            "--nbd-server",
+            format!("addr.type=vsock,addr.cid={cid},addr.port={port}"),
+        )
+    };
+    let (cid, port) = (any.to_string(), port.to_string());
+    let listening = server(under_test(), &cid, &port).start();
+    for (cid, port) in [
+        (&*cid, &*port),
+        ("5", &*port),
+        ("x", "1"),
+        ("", "1"),
+        ("4294967296", "1"),
+        ("1", "y"),
+        ("1", "4294967296"),
+        ("1", "-1"),
+        ("1", "0x10"),
+    ] {
+        let refused = |program: &Program| {
+            let text = server(program, cid, port).refused();
+            let text = text.lines().next().unwrap_or_default().to_owned();
+            text.split_once("--nbd-server")
+                .expect("the option is named")
+                .1
+                .to_owned()
+        };
+        assert_eq!(
+            refused(under_test()),
+            refused(&oracle()),
+            "cid {cid}, port {port}"
+        );
+    }
+    listening.quit();
+}
+
 /// The keys of a unit file and their values.
 fn unit(name: &str) -> HashMap<String, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,7 +1,8 @@
 //! TCP: names of hosts and services, and the two families of addresses.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use millpond_messages::qapi::InetSocketAddress;
 use rustix::io::Errno;
@@ -159,6 +160,29 @@ fn listen_at(address: SocketAddr, options: &InetSocketAddress) -> Result<OwnedFd
     bound(address, options, true)
 }
 
+/// Has a connection, or those that are accepted on a socket, probe whether the other side is there.
+///
+/// # Errors
+/// The system has no such option, or the number is out of its range.
+pub fn keep_alive(socket: impl AsFd, options: &InetSocketAddress) -> rustix::io::Result<()> {
+    let socket = socket.as_fd();
+    let seconds = |given: Option<u32>| {
+        let given = given.filter(|seconds| *seconds > 0);
+        given.map(|seconds| Duration::from_secs(seconds.into()))
+    };
+    sockopt::set_socket_keepalive(socket, options.keep_alive == Some(true))?;
+    if let Some(count) = options.keep_alive_count.filter(|count| *count > 0) {
+        sockopt::set_tcp_keepcnt(socket, count)?;
+    }
+    if let Some(idle) = seconds(options.keep_alive_idle) {
+        sockopt::set_tcp_keepidle(socket, idle)?;
+    }
+    if let Some(interval) = seconds(options.keep_alive_interval) {
+        sockopt::set_tcp_keepintvl(socket, interval)?;
+    }
+    Ok(())
+}
+
 fn bound(address: SocketAddr, options: &InetSocketAddress, v6_only: bool) -> Result<OwnedFd, SocketError> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
@@ -178,11 +202,54 @@ fn bound(address: SocketAddr, options: &InetSocketAddress, v6_only: bool) -> Res
             sockopt::set_ipv6_v6only(&socket, v6_only)?;
         }
         // Accepted sockets inherit it.
-        sockopt::set_socket_keepalive(&socket, options.keep_alive == Some(true))
+        keep_alive(&socket, options)
     };
     prepare().map_err(SocketError::system("Failed to set up a socket"))?;
     bind(&socket, &address).map_err(SocketError::system("Failed to bind socket"))?;
     // Two may bind one port as long as neither listens: this can fail for the same reason.
     listen_on(&socket, BACKLOG).map_err(SocketError::system("Failed to listen on socket"))?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_probe_as_the_options_say() {
+        let told = InetSocketAddress {
+            host: "127.0.0.1".into(),
+            port: "0".into(),
+            keep_alive: Some(true),
+            keep_alive_count: Some(3),
+            keep_alive_idle: Some(40),
+            keep_alive_interval: Some(0),
+            ..InetSocketAddress::default()
+        };
+        let accepted = async |options: &InetSocketAddress| {
+            let listener = listen(options).await.unwrap().remove(0);
+            let address = ("127.0.0.1", port_of(&listener));
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            rustix::net::accept(listener).unwrap()
+        };
+        let (probing, silent) = (
+            accepted(&told).await,
+            accepted(&InetSocketAddress {
+                keep_alive: None,
+                keep_alive_count: None,
+                keep_alive_idle: None,
+                ..told.clone()
+            })
+            .await,
+        );
+        assert!(sockopt::socket_keepalive(&probing).unwrap());
+        assert_eq!(sockopt::tcp_keepcnt(&probing).unwrap(), 3);
+        assert_eq!(sockopt::tcp_keepidle(&probing).unwrap().as_secs(), 40);
+        assert!(!sockopt::socket_keepalive(&silent).unwrap());
+        assert_eq!(
+            sockopt::tcp_keepintvl(&probing).unwrap(),
+            sockopt::tcp_keepintvl(&silent).unwrap(),
+            "zero is the system's own"
+        );
+    }
 }

@@ -5,8 +5,9 @@ pub mod activation;
 mod inet;
 mod own_file;
 mod unix;
+mod vsock;
 
-pub use inet::resolve;
+pub use inet::{keep_alive, resolve};
 pub use own_file::OwnFile;
 use own_file::clear_for_socket;
 pub use unix::unix_address;
@@ -72,9 +73,12 @@ pub enum SocketError {
         /// How many descriptors have it.
         count: usize,
     },
-    /// There are no such sockets here.
-    #[error("Listening on a vsock address is not supported")]
-    Vsock,
+    /// No virtual machine has this number.
+    #[error("Failed to parse cid '{0}'")]
+    Machine(String),
+    /// No port of virtual machines has this number.
+    #[error("Failed to parse port '{0}'")]
+    MachinePort(String),
     /// The system refuses what was asked of it.
     #[error("{what}: {}", IoError::from_errno(errno.raw_os_error()))]
     System {
@@ -105,10 +109,11 @@ impl From<SocketError> for Error {
             SocketError::PathTooLong(_)
             | SocketError::UnknownDescriptor { .. }
             | SocketError::NotASocket(_)
-            | SocketError::Several { .. } => ErrorKind::InvalidArgument,
+            | SocketError::Several { .. }
+            | SocketError::Machine(_)
+            | SocketError::MachinePort(_) => ErrorKind::InvalidArgument,
             SocketError::Path { .. } => ErrorKind::InUse,
             SocketError::Unresolved { .. } => ErrorKind::NotFound,
-            SocketError::Vsock => ErrorKind::Unsupported,
             SocketError::System { errno, .. } => ErrorKind::Io(IoError::from_errno(errno.raw_os_error())),
         };
         Self::caused_by(kind, error.to_string(), error)
@@ -127,7 +132,10 @@ pub async fn listen(address: &SocketAddress) -> Result<Listeners, SocketError> {
             file: None,
         }),
         SocketAddress::Fd(descriptor) => adopt(&descriptor.name),
-        SocketAddress::Vsock(_) => Err(SocketError::Vsock),
+        SocketAddress::Vsock(address) => Ok(Listeners {
+            sockets: vec![vsock::listen(address)?],
+            file: None,
+        }),
     }
 }
 
@@ -149,6 +157,9 @@ pub fn local_address(socket: &OwnedFd) -> Option<SocketAddress> {
             port: address.port().to_string(),
             ..InetSocketAddress::default()
         }));
+    }
+    if let Some(address) = vsock::address_of(socket) {
+        return Some(SocketAddress::Vsock(address));
     }
     let address = SocketAddrUnix::try_from(address).ok()?;
     let is_abstract = address.abstract_name().is_some();

@@ -27,8 +27,9 @@ impl Plain {
                 };
                 format!("nbd://{host}:{}/{name}", inet.port)
             }
-            // A server tells the real address of what it was passed, and listens on nothing else.
-            SocketAddress::Fd(_) | SocketAddress::Vsock(_) => String::new(),
+            SocketAddress::Vsock(vsock) => format!("nbd+vsock://{}:{}/{name}", vsock.cid, vsock.port),
+            // A server tells the real address of what it was passed.
+            SocketAddress::Fd(_) => String::new(),
         }
     }
 

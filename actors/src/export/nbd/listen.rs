@@ -32,6 +32,10 @@ use millpond_engine::iothread::IoThread;
 use millpond_engine::node::{Client, Mail};
 use millpond_ring::os::process::watched;
 
+/// Bytes of answers that may wait in a unix socket: TCP finds its own measure, and a unix socket's would not hold one large
+/// answer.
+const SEND_BUFFER: usize = 2 << 20;
+
 /// What the server's tasks need of the exports.
 pub trait Exporter: Catalogue + Clone + 'static {
     /// A client has begun its handshake on this socket. It is served inside TLS or in the clear.
@@ -251,7 +255,10 @@ fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, r
     };
     let socket: Fd = Arc::new(socket);
     // A unix socket has no such option.
-    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    if sockopt::set_tcp_nodelay(&socket, true).is_err() {
+        // The system grants at most as much as it allows, and the answers go out anyhow.
+        let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
+    }
     exports.connected(id, Arc::clone(&socket), rules.tls.is_some());
     let (exports, patience) = (exports.clone(), rules.patience);
     match rules.tls.clone() {

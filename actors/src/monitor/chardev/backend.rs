@@ -133,18 +133,7 @@ pub enum Address {
         tight: bool,
     },
     /// A TCP address, and how to use it.
-    Inet {
-        /// Name or number; empty for any.
-        host: String,
-        /// Number or name of a service.
-        port: String,
-        /// Try the ports up to this one.
-        to: Option<u16>,
-        /// Use (or do not use) IPv4.
-        ipv4: Option<bool>,
-        /// Use (or do not use) IPv6.
-        ipv6: Option<bool>,
-    },
+    Inet(InetSocketAddress),
     /// A file descriptor that was passed to the process, by number or by name.
     Fd(String),
     /// A socket of a virtual machine.
@@ -168,20 +157,7 @@ impl From<&Address> for SocketAddress {
                 is_abstract: Some(is_abstract),
                 tight: Some(tight),
             }),
-            Address::Inet {
-                host,
-                port,
-                to,
-                ipv4,
-                ipv6,
-            } => Self::Inet(InetSocketAddress {
-                host,
-                port,
-                to,
-                ipv4,
-                ipv6,
-                ..InetSocketAddress::default()
-            }),
+            Address::Inet(address) => Self::Inet(address),
             Address::Fd(name) => Self::Fd(FdSocketAddress { name }),
             Address::Vsock { cid, port } => Self::Vsock(VsockSocketAddress { cid, port }),
         }
@@ -196,13 +172,7 @@ impl From<SocketAddress> for Address {
                 is_abstract: address.is_abstract.unwrap_or(false),
                 tight: address.tight.unwrap_or(true),
             },
-            SocketAddress::Inet(address) => Self::Inet {
-                host: address.host,
-                port: address.port,
-                to: address.to,
-                ipv4: address.ipv4,
-                ipv6: address.ipv6,
-            },
+            SocketAddress::Inet(address) => Self::Inet(address),
             SocketAddress::Fd(address) => Self::Fd(address.name),
             SocketAddress::Vsock(address) => Self::Vsock {
                 cid: address.cid,
@@ -263,7 +233,9 @@ impl fmt::Display for Socket {
                 ..
             } => write!(f, "unix:{path}"),
             Address::Unix { path, .. } => write!(f, "unix:{path},abstract=on"),
-            Address::Inet { host, port, .. } => write!(f, "{}:{host}:{port}", self.scheme()),
+            Address::Inet(InetSocketAddress { host, port, .. }) => {
+                write!(f, "{}:{host}:{port}", self.scheme())
+            }
             Address::Fd(name) => write!(f, "fd:{name}"),
             Address::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
         }?;

@@ -3,7 +3,7 @@
 use super::asked::{Roles, check as check_roles};
 use super::backend::{Address, Backend, ChardevOptions, LogFile, Protocol, Socket};
 use super::ring::DEFAULT_SIZE;
-use millpond_messages::qapi::{IDENTIFIER_HINT, check_identifier, parse_size, take_value};
+use millpond_messages::qapi::{IDENTIFIER_HINT, InetSocketAddress, check_identifier, parse_size, take_value};
 use std::time::Duration;
 
 /// What the text of `--chardev` asks for.
@@ -238,12 +238,14 @@ fn backend(kind: &str, values: &Values) -> Result<Backend, String> {
 }
 
 fn datagrams(values: &Values) -> Result<Backend, String> {
-    let inet = |host: &str, port: &str| Address::Inet {
-        host: host.to_owned(),
-        port: port.to_owned(),
-        to: None,
-        ipv4: values.switch("ipv4"),
-        ipv6: values.switch("ipv6"),
+    let inet = |host: &str, port: &str| {
+        Address::Inet(InetSocketAddress {
+            host: host.to_owned(),
+            port: port.to_owned(),
+            ipv4: values.switch("ipv4"),
+            ipv6: values.switch("ipv6"),
+            ..InetSocketAddress::default()
+        })
     };
     let port = values
         .filled("port")
@@ -266,7 +268,7 @@ fn socket(values: &Values) -> Result<Socket, String> {
             is_abstract: values.switch("abstract").unwrap_or(false),
             tight: values.switch("tight").unwrap_or(true),
         },
-        (_, Some(host), _) => Address::Inet {
+        (_, Some(host), _) => Address::Inet(InetSocketAddress {
             host: host.into(),
             port: values
                 .text("port")
@@ -275,7 +277,8 @@ fn socket(values: &Values) -> Result<Socket, String> {
             to: values.number("to").and_then(|to| u16::try_from(to).ok()),
             ipv4: values.switch("ipv4"),
             ipv6: values.switch("ipv6"),
-        },
+            ..InetSocketAddress::default()
+        }),
         (.., fd) => Address::Fd(fd.unwrap_or_default().into()),
     };
     let server = values.switch("server").unwrap_or(false);

@@ -16,7 +16,9 @@ use super::backend::{Address, Socket};
 use super::connection::Connection;
 use super::{telnet, websocket};
 use crate::socket::activation::passed_one;
-use crate::socket::{Listeners, OwnFile, SocketError, listen, local_address, resolve, unix_address};
+use crate::socket::{
+    Listeners, OwnFile, SocketError, keep_alive, listen, local_address, resolve, unix_address,
+};
 
 /// How long to wait before accepting again when the system is short of something.
 const BREATH: Duration = Duration::from_millis(100);
@@ -71,6 +73,9 @@ impl Server {
     /// # Errors
     /// QEMU's text.
     pub async fn listen(socket: &Socket) -> Result<Self, String> {
+        if let Address::Vsock { .. } = socket.address {
+            return Err("Listening on a vsock address is not supported".into());
+        }
         let Listeners { sockets, file } = listen(&(&socket.address).into()).await.map_err(refusal)?;
         let mut server = Self {
             socket: socket.clone(),
@@ -78,8 +83,7 @@ impl Server {
             file,
         };
         // The system may have chosen the port.
-        if let (Address::Inet { .. }, Some(address)) =
-            (&socket.address, sockets.first().and_then(local_address))
+        if let (Address::Inet(_), Some(address)) = (&socket.address, sockets.first().and_then(local_address))
         {
             server.socket.address = address.into();
         }
@@ -205,9 +209,13 @@ async fn connect_to(socket: &Socket) -> Result<Named, String> {
         }
         SocketAddress::Inet(address) => {
             let mut last = None;
-            for address in resolve(&address, false).await.map_err(refusal)? {
-                match TcpStream::connect(address).await {
-                    Ok(stream) => return Ok(tcp_connection(socket, stream)),
+            for host in resolve(&address, false).await.map_err(refusal)? {
+                match TcpStream::connect(host).await {
+                    Ok(stream) => {
+                        // The connection is there, and of use without it.
+                        let _ = keep_alive(&stream, &address);
+                        return Ok(tcp_connection(socket, stream));
+                    }
                     Err(error) => last = Some(error),
                 }
             }

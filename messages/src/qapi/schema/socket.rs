@@ -63,6 +63,12 @@ qapi! {
         ipv6: Option<bool>,
         /// Whether TCP sends keep-alive probes.
         keep_alive: Option<bool>,
+        /// How many probes go unanswered before the connection is given up; 0 leaves it to the system.
+        keep_alive_count: Option<u32>,
+        /// Seconds without a byte before the first probe; 0 leaves it to the system.
+        keep_alive_idle: Option<u32>,
+        /// Seconds between probes; 0 leaves it to the system.
+        keep_alive_interval: Option<u32>,
         /// Whether several network paths are used at once.
         mptcp: Option<bool>,
     }
