@@ -4,6 +4,9 @@
     reason = "a test ends at the first thing that is not as it must be"
 )]
 
+#[path = "support/nbd_client.rs"]
+mod nbd_client;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as Blocking;
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond::daemon::{Daemon, DaemonState};
 use millpond::export::nbd::offer::Offer;
-use millpond::export::nbd::wire::{MAGIC_OPTION, option, reply};
+use millpond::export::nbd::wire::option;
 use millpond::graph::{GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::job::{Job, JobOptions, Pace};
 use millpond::monitor::Dispatch;
@@ -24,10 +27,9 @@ use millpond_messages::graph::{DrainScope, IothreadOptions, Options, RootUser};
 use millpond_messages::qapi::JobType;
 use millpond_messages::saved::*;
 use millpond_ring::Engine;
+use nbd_client::{Client, READ, WRITE, asked, request};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream, SslVersion};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -70,55 +72,6 @@ impl Job for Waits {
     }
 }
 
-/// A client of the server.
-struct Client(UnixStream);
-
-impl Client {
-    /// Connects, and chooses the export `disk` after the options given.
-    async fn connect(path: &Path, options: &[(u32, &[u8])]) -> Self {
-        let mut client = Self(UnixStream::connect(path).await.unwrap());
-        client.take(18).await;
-        client.send(&3_u32.to_be_bytes()).await;
-        for (option, payload) in options {
-            client.ask(*option, payload).await;
-        }
-        client.ask(option::GO, b"\0\0\0\x04disk\0\0").await;
-        client
-    }
-
-    async fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).await.unwrap();
-    }
-
-    async fn take(&mut self, n: usize) -> Vec<u8> {
-        let mut bytes = vec![0; n];
-        self.0.read_exact(&mut bytes).await.unwrap();
-        bytes
-    }
-
-    /// Asks for an option, which is acknowledged.
-    async fn ask(&mut self, option: u32, payload: &[u8]) {
-        self.send(&asked(option, payload)).await;
-        loop {
-            let header = self.take(20).await;
-            let field = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
-            self.take(field(16) as usize).await;
-            match field(12) {
-                reply::ACK => return,
-                refused if refused >> 31 == 1 => panic!("option {option} is refused: {refused:x}"),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// What asks for an option.
-fn asked(option: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap();
-    let header = [MAGIC_OPTION.to_be_bytes().as_slice(), &option.to_be_bytes()].concat();
-    [header.as_slice(), &length.to_be_bytes(), payload].concat()
-}
-
 /// A client that chooses the export `disk` inside TLS, and reads. It blocks, so it is for a thread of its own.
 fn inside_tls(path: &Path) -> SslStream<Blocking> {
     let mut socket = Blocking::connect(path).unwrap();
@@ -136,20 +89,6 @@ fn inside_tls(path: &Path) -> SslStream<Blocking> {
     stream.read_exact(&mut [0; 10 + 16 + 1000]).unwrap();
     stream
 }
-
-/// The header of a request of 1000 bytes at the export's beginning.
-fn request(command: u16) -> Vec<u8> {
-    let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
-    bytes.extend([0; 2]);
-    bytes.extend(command.to_be_bytes());
-    bytes.extend(7_u64.to_be_bytes());
-    bytes.extend(0_u64.to_be_bytes());
-    bytes.extend(1000_u32.to_be_bytes());
-    bytes
-}
-
-const READ: u16 = 0;
-const WRITE: u16 = 1;
 
 fn start() -> (Daemon, GraphHandle) {
     let config = GraphConfig {

@@ -77,6 +77,13 @@ pub enum Effect {
         /// The properties that it has from now on.
         options: IothreadOptions,
     },
+    /// A user works on these iothreads too.
+    RootServes {
+        /// The number of the root edge.
+        root: RootId,
+        /// Where its user works, in the user's order.
+        iothreads: Vec<IoThreadId>,
+    },
     /// Stop an iothread in which nothing is left.
     StopIothread(IoThreadId),
     /// Tell of [`PolicyEvent::Alarm`] after this long.

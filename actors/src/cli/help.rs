@@ -43,12 +43,15 @@ Millpond: a storage daemon whose block graph can change while it serves
   --export [type=]nbd,id=ID,node-name=N[,name=NAME][,description=TEXT]
            [,writable=on|off][,allocation-depth=on|off]
            [,iothread=ID][,fixed-iothread=on|off]
+           [,iothread.0=ID,iothread.1=ID...]
                          export a node to NBD clients; needs --nbd-server;
                          `--export help` lists kinds, `--export nbd,help`
                          the options of one
   --export [type=]vhost-user-blk,id=ID,node-name=N,addr.type=unix,addr.path=PATH
            [,num-queues=Q][,logical-block-size=BYTES][,writable=on]
-                         a virtio block device for a virtual machine
+           [,iothread=ID][,iothread.0=ID,iothread.1=ID...]
+                         a virtio block device for a virtual machine, whose
+                         queues take turns on the iothreads of a list
   --export [type=]fuse,id=ID,node-name=N,mountpoint=FILE
            [,writable=on|off][,growable=on|off][,allow-other=off|on|auto]
            [,iothread=ID][,fixed-iothread=on|off]
@@ -158,6 +161,7 @@ fn kind_of(member: &Member) -> String {
         Type::Bool => "bool (on/off)".into(),
         Type::Enum(find) => find().values.join("|"),
         Type::Alternate(find) if find().name.starts_with("BlockdevRef") => "node name, or options".into(),
+        Type::Alternate(find) if find().name == "BlockExportIothreads" => "str, or list".into(),
         Type::List(_) => "list".into(),
         Type::Null | Type::Any | Type::Struct(_) | Type::Alternate(_) => "options".into(),
     }

@@ -5,7 +5,6 @@ use std::future::Future;
 use millpond_messages::io::{Operation, Outcome};
 use millpond_ring::buffer::Buffers;
 
-use millpond_engine::iothread::Local;
 use millpond_engine::node::{Begun, HomeClient, Pending};
 
 /// The node behind an export, as one connection on one thread uses it.
@@ -27,7 +26,7 @@ pub trait ExportedNode: 'static {
     fn node_name(&self) -> String {
         String::new()
     }
-    /// Whether the node lives on another iothread than this one by now.
+    /// Whether the node lives on another iothread than this one by now, to which the worker is to go.
     fn has_moved(&self) -> bool;
 }
 
@@ -55,6 +54,6 @@ impl ExportedNode for HomeClient {
     }
 
     fn has_moved(&self) -> bool {
-        Local::current_id() != Some(self.client().iothread())
+        HomeClient::has_moved(self)
     }
 }

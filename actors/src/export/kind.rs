@@ -18,6 +18,7 @@ use millpond_messages::saved::SavedExportKind;
 use millpond_messages::{Permissions, Result};
 
 use super::saved::Descriptors;
+use super::seat::Seats;
 
 /// An export that clients can use.
 pub(crate) trait Export {
@@ -58,11 +59,10 @@ pub(crate) struct Hold<'a> {
     pub(crate) options: &'a BlockExportOptions,
 }
 
-/// On how many iothreads an export of a kind can serve its clients.
-pub(crate) const fn most_iothreads(kind: &BlockExportKind) -> usize {
-    match kind {
-        // A node lives on one iothread, and a connection or a mount is served beside it.
-        BlockExportKind::Nbd(_) | BlockExportKind::VhostUserBlk(_) | BlockExportKind::Fuse(_) => 1,
+impl Hold<'_> {
+    /// Where the export's workers serve.
+    pub(crate) fn seats(&self) -> Seats {
+        Seats::new(self.client.clone())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   control thread:  registry (ids, holds, iothreads, removal) --> kind: Prepared, Export
-//!   iothread:        worker (connections, queues) --> backend (the node behind the export)
+//!   iothread:        worker (connections, queues), at its seat --> backend (the node behind the export)
 //! ```
 //! Each kind of export is a folder here, and knows nothing of the others. The kinds that are virtio devices share the folder
 //! `virtio`.
@@ -11,8 +11,10 @@ pub mod backend;
 mod fuse;
 mod kind;
 pub mod nbd;
+mod placement;
 mod registry;
 pub(crate) mod saved;
+mod seat;
 mod vhost;
 mod virtio;
 mod watched;

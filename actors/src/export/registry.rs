@@ -7,17 +7,18 @@ use std::time::Duration;
 use futures_util::future::{LocalBoxFuture, join_all};
 use millpond_engine::node::Client;
 use millpond_messages::graph::{
-    AttachRootInactive, FindRoot, ListIothreads, NodeFacts, RootRequest, RootUser, SetActive,
+    AttachRootInactive, FindRoot, NodeFacts, RootRequest, RootUser, ServeOn, SetActive,
 };
 use millpond_messages::qapi::{
-    BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode, BlockExportType,
-    NbdServerOptions, QmpEvent, SocketAddress, is_identifier,
+    BlockExportInfo, BlockExportIothreads, BlockExportKind, BlockExportOptions, BlockExportRemoveMode,
+    BlockExportType, NbdServerOptions, QmpEvent, SocketAddress, is_identifier,
 };
 use millpond_messages::saved::{SavedExport, SavedNbdServer};
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Result};
 
-use super::kind::{Export, Hold, Prepared, most_iothreads, permissions};
+use super::kind::{Export, Hold, Prepared, permissions};
 use super::nbd::server::NbdServer;
+use super::placement::Placement;
 use super::saved::{Descriptors, options};
 use super::watched::Watched;
 use super::{fuse, nbd, vhost};
@@ -62,7 +63,7 @@ struct Entry {
     client: Client,
     options: BlockExportOptions,
     /// Where its user wants it to be served.
-    iothread: Option<IoThreadId>,
+    iothreads: Vec<IoThreadId>,
     /// The node that it was last seen to show.
     node_name: String,
     /// It is being removed.
@@ -80,7 +81,7 @@ impl Entry {
     fn save(&self, descriptors: &Descriptors) -> Result<impl Future<Output = SavedExport> + use<>> {
         let (id, node_name) = (self.id.clone(), self.node_name.clone());
         let (root, shutting_down) = (self.client.root(), self.shutting_down);
-        let (options, iothreads) = (options(&self.options)?, self.iothread.into_iter().collect());
+        let (options, iothreads) = (options(&self.options)?, self.iothreads.clone());
         let kind = self.export.save(descriptors);
         Ok(async move {
             SavedExport {
@@ -162,29 +163,20 @@ impl ExportRegistry {
     /// # Errors
     /// QEMU's texts: ids and names that are malformed or taken, a node that is not there or cannot be used so.
     pub async fn add(&self, options: &BlockExportOptions) -> Result<()> {
-        self.add_on(options, options.iothread.as_slice()).await
-    }
-
-    /// Adds an export that is served on the iothreads with these ids, rather than those that `options` name; on its node's
-    /// if there are none.
-    ///
-    /// # Errors
-    /// As [`ExportRegistry::add`], or more iothreads than exports of this kind can use.
-    pub async fn add_on(&self, options: &BlockExportOptions, iothreads: &[String]) -> Result<()> {
         let id = &options.id;
         if !is_identifier(id) {
             return Err(error(ErrorKind::InvalidArgument, "Invalid block export id"));
         }
         self.check_id(id)?;
         let node = self.exported_node(options).await?;
-        let iothread = self.placement(options, iothreads, &node).await?;
+        let placement = Placement::find(&self.0.graph, options, &node).await?;
         // Somebody else may have been quicker while this one waited.
         self.check_id(id)?;
         self.0.state.with(|state| state.reserved.push(id.clone()));
         let reserved = ReservedId { registry: self, id };
         let prepared = self.prepare(options)?;
-        let client = self.attach(options, &node, iothread).await?;
-        let added = self.start(options, &*prepared, &client, iothread).await;
+        let client = self.attach(options, &node, placement.home).await?;
+        let added = self.start(options, &*prepared, &client, placement).await;
         drop((prepared, reserved));
         if added.is_err() {
             self.detach(&client).await;
@@ -235,33 +227,6 @@ impl ExportRegistry {
         Ok(node)
     }
 
-    /// The iothread that the node is wanted on, if anywhere.
-    async fn placement(
-        &self,
-        options: &BlockExportOptions,
-        iothreads: &[String],
-        node: &NodeFacts,
-    ) -> Result<Option<IoThreadId>> {
-        let most = most_iothreads(&options.kind);
-        if iothreads.len() > most {
-            let (id, given) = (&options.id, iothreads.len());
-            let text = format!("Export '{id}' can use {most} iothread, but {given} were given");
-            return Err(error(ErrorKind::InvalidArgument, text));
-        }
-        match iothreads.first() {
-            Some(name) => self.iothread(name).await.map(Some),
-            // What is fixed stays where it is.
-            None => Ok(options.fixed_iothread.unwrap_or(false).then_some(node.iothread)),
-        }
-    }
-
-    async fn iothread(&self, name: &str) -> Result<IoThreadId> {
-        let iothreads = self.0.graph.ask(ListIothreads).await?;
-        let found = iothreads.into_iter().find(|(options, ..)| options.id == name);
-        let id = found.map(|(.., id)| id);
-        id.ok_or_else(|| error(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
-    }
-
     /// Takes hold of the node for an export.
     async fn attach(
         &self,
@@ -298,8 +263,12 @@ impl ExportRegistry {
         options: &BlockExportOptions,
         prepared: &dyn Prepared,
         client: &Client,
-        iothread: Option<IoThreadId>,
+        placement: Placement,
     ) -> Result<()> {
+        if let Some(BlockExportIothreads::Multi(iothreads)) = options.iothread.clone() {
+            let root = client.root();
+            self.0.graph.ask(ServeOn { root, iothreads }).await?;
+        }
         let node = Some(self.0.graph.ask(FindRoot(client.root())).await?);
         let hold = Hold {
             client: client.clone(),
@@ -325,7 +294,7 @@ impl ExportRegistry {
                 export,
                 client: client.clone(),
                 options: options.clone(),
-                iothread,
+                iothreads: placement.named,
                 node_name,
                 shutting_down: false,
             });

@@ -254,6 +254,7 @@ impl Graph {
             Effect::RootGone(root) => {
                 self.handles.roots.remove(&root);
             }
+            Effect::RootServes { root, iothreads } => self.handles.set_threads(root, &iothreads),
             Effect::TuneIothread { iothread, options } => {
                 if let Some(iothread) = self.handles.iothreads.get(&iothread) {
                     iothread.set_poll(poll_params(&options));

@@ -39,6 +39,14 @@ impl Handles {
         address.map(|address| self.address(address)).transpose()
     }
 
+    /// Tells the clients of a root edge on which iothreads its user works.
+    pub fn set_threads(&self, root: RootId, iothreads: &[IoThreadId]) {
+        if let Some(root) = self.roots.get(&root) {
+            let found = iothreads.iter().filter_map(|id| self.iothreads.get(id));
+            root.set_threads(found.cloned().collect());
+        }
+    }
+
     /// Sends an order to the iothread where its node lives, which is woken for it by [`Handles::wake`]: one that slept would
     /// else take what belongs together piece by piece, and sleep in between.
     ///

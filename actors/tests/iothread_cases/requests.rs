@@ -43,6 +43,7 @@ impl Called {
         let (reply, answer) = oneshot::channel();
         let entry = Entry::Node(self.node);
         let request = RemoteRequest {
+            unwanted: None,
             entry,
             operation,
             reply,

@@ -11,6 +11,7 @@ use super::bench::Bench;
 use super::fio::{self, Load};
 use super::graph::pair;
 use super::image::fill;
+use super::spread;
 use super::statistics::alternate;
 use super::table::{Better, Section, compared};
 use crate::Outcome;
@@ -85,6 +86,7 @@ pub fn section(bench: &Bench<'_>) -> Section {
         let outcome = one_row(bench, row, &mut section);
         section.attempt(row.name, outcome);
     }
+    spread::rows(bench, &mut section);
     section
 }
 

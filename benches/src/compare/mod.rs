@@ -15,6 +15,7 @@ mod jobs;
 mod machine;
 mod plot;
 mod requests;
+mod spread;
 mod statistics;
 mod table;
 mod tools;

@@ -246,6 +246,8 @@ impl<M: Send + 'static> Core<M> {
         }
         let mut end = asleep_from;
         if !found && self.local.rest() {
+            // Nobody may wait for one that sleeps.
+            self.local.ring_bells();
             events = self.park();
             end = self.local.ring().now();
             self.stats.slept_ns += nanoseconds(asleep_from, end);

@@ -114,7 +114,7 @@ impl Shared {
 
     #[inline]
     pub(crate) fn wake(&self) {
-        self.wake.wake();
+        Local::wake_later(&self.wake);
     }
 
     pub(crate) fn stop(&self) {
@@ -186,7 +186,7 @@ impl Shared {
             // Current by number but without a table: the thread is ending, and dropping the task drops its future.
             drop(task);
         } else if self.remote.send(task).is_ok() {
-            self.wake.wake();
+            self.wake();
         }
     }
 }
@@ -293,10 +293,10 @@ impl Local {
         &self.chaos
     }
 
-    /// Wakes a sleeper that has been sent something. On an iothread that waits until what is at hand is done, within its turn:
+    /// Wakes a sleeper that has been sent something. On an iothread (one that ends is none) that waits until its turn's end:
     /// a sleeper that has much to hear is woken once for it, and the iothread makes one system call.
     pub fn wake_later(sleeper: &Arc<Wake>) {
-        match Self::current() {
+        match Self::current_id().and_then(|_| Self::current()) {
             None => sleeper.wake(),
             Some(local) => {
                 let mut bells = local.bells.borrow_mut();

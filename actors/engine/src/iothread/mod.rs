@@ -120,7 +120,8 @@ impl<M: Send + 'static> IoThread<M> {
         self.mailbox.send(message).map_err(|refused| refused.0)
     }
 
-    /// Wakes the thread if it sleeps, for what was put into its mailbox.
+    /// Wakes the thread if it sleeps, for what was put into its mailbox. Another iothread wakes it once for all that it sends
+    /// within a turn.
     #[inline]
     pub fn wake(&self) {
         self.shared.wake();

@@ -46,4 +46,5 @@ pub use order::outcome::{
 /// Messages as the flight recorder keeps them.
 pub use order::recorded;
 pub use order::root_handle::RootHandle;
+pub use order::unwanted::Unwanted;
 pub use serve::serve;

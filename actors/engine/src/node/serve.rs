@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use futures_channel::oneshot;
 use millpond_messages::io::Outcome;
 use millpond_messages::record::MessageEvent;
 use millpond_messages::{IoError, NodeId, RootId};
@@ -41,6 +42,10 @@ fn receive_delayed(table: &Rc<NodeTable>, mail: Mail) {
             return handle(table, mail);
         }
         Mail::Run(_) => (End::User, End::Nodes, kind::JOB, None),
+        Mail::WhenOpen(root, _) => {
+            let node = table.root(*root).map(|root| root.node());
+            (End::Client(*root), End::Nodes, kind::JOB, node)
+        }
         Mail::Request(request) => {
             let kind = kind::of_request(request.operation.kind());
             match request.entry {
@@ -71,6 +76,7 @@ fn handle(table: &Rc<NodeTable>, mail: Mail) {
             Entry::Root(id) => request_over_root(table, id, request),
             Entry::Node(id) => request_to_node(table, id, request),
         },
+        Mail::WhenOpen(id, reply) => when_open(table, id, reply),
         Mail::Control { order_id, order } => {
             local.note(recorded::order(MessageEvent::Ordered, order_id, &order));
             // The graph actor gets an answer even if carrying the order out panics.
@@ -91,7 +97,13 @@ fn handle(table: &Rc<NodeTable>, mail: Mail) {
 
 fn request_over_root(table: &Rc<NodeTable>, id: RootId, request: RemoteRequest) {
     if let Some(root) = table.root(id) {
-        root.enter_remote(table.local(), request.operation, request.reply);
+        let RemoteRequest {
+            operation,
+            reply,
+            unwanted,
+            ..
+        } = request;
+        root.enter_remote(table.local(), operation, reply, unwanted);
         return;
     }
     // Where the edge has ended, dropping the request tells the client.
@@ -100,6 +112,14 @@ fn request_over_root(table: &Rc<NodeTable>, id: RootId, request: RemoteRequest) 
             root = id.0,
             "a request came for a root edge whose iothread has stopped"
         );
+    }
+}
+
+fn when_open(table: &Rc<NodeTable>, id: RootId, reply: oneshot::Sender<()>) {
+    match table.root(id) {
+        Some(root) => root.tell_when_open(table.local(), reply),
+        // Where the edge has ended, dropping the question answers it.
+        None => drop(table.send_after(id, Mail::WhenOpen(id, reply))),
     }
 }
 

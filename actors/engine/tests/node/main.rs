@@ -11,6 +11,7 @@ mod gate;
 mod map;
 mod roots;
 mod serialised;
+mod staying;
 mod world;
 
 use std::sync::atomic::Ordering;

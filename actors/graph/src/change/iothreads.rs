@@ -2,14 +2,14 @@
 //!
 //! Making and ending an iothread is no [`Change`]: it touches no node, and a thread that has ended does not come back.
 
-use millpond_messages::graph::{IothreadOptions, MoveNode, RootUser, SetIothread};
+use millpond_messages::graph::{IothreadOptions, MoveNode, RootUser, ServeOn, SetIothread};
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
 use crate::effect::Effect;
 use crate::sections::Cover;
 use crate::state::{IothreadEntry, PolicyState};
 use crate::transaction::{self, Change, Transaction};
-use crate::value::edge::Parent;
+use crate::value::edge::{Parent, Root};
 use crate::value::graph::Graph;
 use crate::value::home::{self, Company};
 use crate::value::refusal::Refusal;
@@ -59,16 +59,35 @@ pub fn tune(world: &World, options: IothreadOptions) -> Result<()> {
     })
 }
 
+/// Notes where a user works, besides where its node lives.
+///
+/// # Errors
+/// There is no such user, or no such iothread.
+pub fn serve_on(world: &World, ServeOn { root, iothreads }: ServeOn) -> Result<()> {
+    world.with(|state| {
+        let found = iothreads.iter().map(|name| {
+            let found = state.iothread_named(name);
+            found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
+        });
+        let iothreads: Vec<IoThreadId> = found.collect::<Result<_>>()?;
+        let user = state.graph.root_mut(root).ok_or(Refusal::NoRoot(root))?;
+        user.serves.clone_from(&iothreads);
+        state.push(Effect::RootServes { root, iothreads });
+        Ok(())
+    })
+}
+
 /// `object-del` of an iothread.
 ///
 /// # Errors
-/// There is none, or a node lives there.
+/// There is none, or a node lives there, or a user works there.
 pub fn delete(world: &World, name: &str) -> Result<()> {
     world.with(|state| {
         let iothread = state
             .iothread_named(name)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("object '{name}' not found")))?;
-        if state.graph.population(iothread) > 0 {
+        let is_served_on = |(_, root): (RootId, &Root)| root.serves.contains(&iothread);
+        if state.graph.population(iothread) > 0 || state.graph.roots().any(is_served_on) {
             let text = format!("object '{name}' is in use, can not be deleted");
             return Err(Error::new(ErrorKind::InUse, text));
         }

@@ -121,6 +121,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::AddIothread(request) => iothreads::add(world, request.0).await,
         Mutation::DelIothread(request) => iothreads::delete(world, &request.id),
         Mutation::TuneIothread(request) => iothreads::tune(world, request.0),
+        Mutation::ServeOn(request) => iothreads::serve_on(world, request),
     };
     reply(done.map(|()| GraphReply::Done))
 }

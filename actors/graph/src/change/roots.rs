@@ -152,6 +152,7 @@ pub fn link_root(transaction: &mut Transaction, node: NodeId, request: &RootRequ
             edge,
             wants: request.iothread,
             pinned,
+            serves: Vec::new(),
             has_cell: false,
             allows_inactive: false,
             suspended: None,

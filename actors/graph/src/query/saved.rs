@@ -248,6 +248,8 @@ fn root((id, root): (RootId, &Root)) -> SavedRoot {
         edge,
         wants,
         pinned,
+        // The user writes that down.
+        serves: _,
         has_cell,
         allows_inactive,
         suspended,

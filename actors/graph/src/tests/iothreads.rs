@@ -2,7 +2,7 @@
 
 use millpond_messages::IoThreadId;
 use millpond_messages::graph::{
-    AddIothread, AttachRoot, DelIothread, IothreadOptions, SetIothread, TuneIothread,
+    AddIothread, AttachRoot, DelIothread, DetachRoot, IothreadOptions, ServeOn, SetIothread, TuneIothread,
 };
 use serde_json::json;
 
@@ -175,5 +175,28 @@ fn a_user_that_does_not_insist_lets_its_node_move_on() {
     assert_eq!(home(&mut world, "a"), ONE);
     world.ok(set("a", Some("two"), true));
     assert_eq!(home(&mut world, "a"), TWO);
+    world.assert_settled(&[]);
+}
+
+#[test]
+fn an_iothread_that_a_user_works_on_stays_until_the_user_lets_go() {
+    let mut world = files(&["a"]);
+    let root = world.root(attach("a", READ, ALL));
+    let on = |names: &[&str]| ServeOn {
+        root,
+        iothreads: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    world.told.clear();
+    assert_eq!(world.error(on(&["two", "nine"])), "iothread \"nine\" not found");
+    world.ok(del_iothread("one"));
+    world.ok(on(&["two"]));
+    assert_eq!(world.told, [Told::Stop(ONE), Told::Serves(root, vec![TWO])]);
+    assert_eq!(
+        world.error(del_iothread("two")),
+        "object 'two' is in use, can not be deleted"
+    );
+    assert_eq!(home(&mut world, "a"), MAIN, "its node is not moved");
+    world.ok(DetachRoot(root));
+    world.ok(del_iothread("two"));
     world.assert_settled(&[]);
 }

@@ -70,6 +70,7 @@ pub enum Told {
     /// With its longest polling time.
     Tune(IoThreadId, i64),
     Stop(IoThreadId),
+    Serves(RootId, Vec<IoThreadId>),
 }
 
 /// The world around a policy.
@@ -340,6 +341,7 @@ impl FakeWorld {
                 Effect::TuneIothread { iothread, options } => {
                     self.told.push(Told::Tune(iothread, options.poll_max_ns));
                 }
+                Effect::RootServes { root, iothreads } => self.told.push(Told::Serves(root, iothreads)),
                 Effect::StopIothread(iothread) => self.told.push(Told::Stop(iothread)),
             }
         }

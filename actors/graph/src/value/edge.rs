@@ -59,6 +59,8 @@ pub struct Root {
     pub wants: Option<IoThreadId>,
     /// Where the node is wanted, it must not be taken away from.
     pub pinned: bool,
+    /// Where its user works, wherever the node lives; nowhere else than there if there is none.
+    pub serves: Vec<IoThreadId>,
     /// It has a cell that requests come through; without one it only holds permissions for work of the graph actor's own.
     pub has_cell: bool,
     /// Its user keeps the hold while the node is inactive.

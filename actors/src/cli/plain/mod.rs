@@ -14,7 +14,7 @@ use crate::log::LogOptions;
 use crate::qmp;
 use clap::Parser;
 use millpond_messages::graph::FindNode;
-use millpond_messages::qapi::schema::{BlockExportOptions, ObjectOptions};
+use millpond_messages::qapi::schema::{BlockExportIothreads, BlockExportOptions, ObjectOptions};
 use millpond_messages::qapi::{Object, QmpError, parse_size};
 use serde_json::{Value, json};
 use std::io;
@@ -209,7 +209,9 @@ impl Plain {
         daemon.exports().hold_clients(true);
         daemon.exports().start_server(&server).await?;
         let export = BlockExportOptions {
-            iothread: self.iothread.then(|| IOTHREAD.to_owned()),
+            iothread: self
+                .iothread
+                .then(|| BlockExportIothreads::Single(IOTHREAD.to_owned())),
             writable: Some(!self.read_only),
             ..BlockExportOptions::nbd(NODE, &node, &self.name)
         };

@@ -133,7 +133,7 @@ impl Prepared for FusePrepared {
             place(Served {
                 id: hold.options.id.as_str().into(),
                 channel,
-                client: hold.client.clone(),
+                seat: hold.seats().nth(0),
                 graph: self.graph.clone(),
                 standing: Arc::clone(&standing),
                 stop: stopped,

@@ -15,7 +15,6 @@ use futures_util::FutureExt;
 use futures_util::lock::Mutex;
 use millpond_drivers::api::Withdrawal;
 use millpond_engine::iothread::{Local, yield_once};
-use millpond_engine::node::Client;
 use millpond_ring::buffer::Buffer;
 use millpond_ring::{Fd, Pending, Polled};
 use rustix::event::PollFlags;
@@ -25,7 +24,7 @@ use super::answer::Session;
 use super::slots::Slots;
 use super::standing::Standing;
 use super::wire::{Asked, MAX_TRANSFER, MOST_HEAD, Message, WRITE_HEAD};
-use crate::export::backend::ExportedNode;
+use crate::export::seat::Seat;
 use crate::export::worker::Worker;
 use crate::graph::GraphHandle;
 
@@ -40,7 +39,7 @@ pub(super) struct Served {
     /// The name of the export, for the log.
     pub(super) id: Arc<str>,
     pub(super) channel: Fd,
-    pub(super) client: Client,
+    pub(super) seat: Seat,
     pub(super) graph: GraphHandle,
     pub(super) standing: Arc<Standing>,
     /// The export is to end: no more messages are taken.
@@ -59,12 +58,12 @@ enum End {
 }
 
 impl Worker for Served {
-    fn client(&self) -> &Client {
-        &self.client
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     async fn serve(mut self, local: Rc<Local>) -> Option<Self> {
-        if self.client.iothread() != local.id() {
+        if self.seat.here(&local).is_none() {
             // The node has moved while the export was on its way.
             return Some(self);
         }
@@ -72,7 +71,7 @@ impl Worker for Served {
         let session = Rc::new(Session {
             ring: local.ring().clone(),
             channel: self.channel.clone(),
-            client: self.client.here(),
+            client: self.seat.node(),
             graph: self.graph.clone(),
             standing: Arc::clone(&self.standing),
             lengths: Mutex::default(),

@@ -96,7 +96,7 @@ impl NbdPrepared {
             writable,
         };
         let bitmaps = dirty::hold(&self.graph, bitmaps).await?;
-        self.server.offer(hold.client.clone(), |multi_conn| Offer {
+        self.server.offer(hold.seats(), |multi_conn| Offer {
             name: self.name.clone(),
             description: self.options.description.clone(),
             size: size - size % SECTOR_SIZE,

@@ -26,10 +26,11 @@ use super::secure::{TlsChannel, TlsServer};
 use super::transmission::budget::{MAX_SHARED, Pool};
 use super::transmission::connection::{Account, Closing};
 use super::transport::{Channel, Link, PlainChannel};
+use crate::export::seat::Seat;
 use crate::export::worker::place;
 use crate::socket::{Listeners, OwnFile, listen, local_address};
 use millpond_engine::iothread::IoThread;
-use millpond_engine::node::{Client, Mail};
+use millpond_engine::node::Mail;
 use millpond_ring::os::process::watched;
 
 /// Bytes of answers that may wait in a unix socket: TCP finds its own measure, and a unix socket's would not hold one large
@@ -40,8 +41,8 @@ const SEND_BUFFER: usize = 2 << 20;
 pub trait Exporter: Catalogue + Clone + 'static {
     /// A client has begun its handshake on this socket. It is served inside TLS or in the clear.
     fn connected(&self, id: ConnectionId, socket: Fd, inside_tls: bool);
-    /// It has chosen an export, and agreed on this: the hold on the node, unless the export is gone by now.
-    fn chose(&self, id: ConnectionId, negotiated: &Negotiated) -> Option<Client>;
+    /// It has chosen an export, and agreed on this: where it is served, unless the export is gone by now.
+    fn chose(&self, id: ConnectionId, negotiated: &Negotiated) -> Option<Seat>;
 }
 
 /// The listening sockets. Dropped, no more clients come.
@@ -290,7 +291,7 @@ async fn admit(
         None => Ok(welcome.await),
     };
     match chosen {
-        Ok(Ok((chosen, client, link))) => chosen.into_place(client, link, guard),
+        Ok(Ok((chosen, seat, link))) => chosen.into_place(seat, link, guard),
         Ok(Err(Failed::Gone)) => guard.close(Ending::Left),
         Ok(Err(error)) => guard.close(Ending::Refused(error.to_string())),
         Err(_elapsed) => guard.close(Ending::Refused("the handshake took too long".to_owned())),
@@ -298,7 +299,7 @@ async fn admit(
 }
 
 impl Chosen {
-    fn into_place(self, client: Client, link: impl Link, guard: Guard) {
+    fn into_place(self, seat: Seat, link: impl Link, guard: Guard) {
         let span = tracing::info_span!("nbd", connection = guard.id.0, export = %self.negotiated.export.name);
         let Chosen {
             negotiated, received, ..
@@ -306,7 +307,7 @@ impl Chosen {
         place(Placed {
             link,
             negotiated,
-            client,
+            seat,
             received,
             span,
             guard,
@@ -319,12 +320,12 @@ async fn welcome<C: Channel>(
     channel: std::io::Result<C>,
     exports: &impl Exporter,
     guard: &Guard,
-) -> std::result::Result<(Chosen, Client, C::Link), Failed> {
+) -> std::result::Result<(Chosen, Seat, C::Link), Failed> {
     let mut channel = channel?;
     let chosen = negotiate(&mut channel, exports).await?;
-    let Some(client) = exports.chose(guard.id, &chosen.negotiated) else {
+    let Some(seat) = exports.chose(guard.id, &chosen.negotiated) else {
         return Err(Failed::Client("the export is gone".to_owned()));
     };
     channel.send(&chosen.output).await?;
-    Ok((chosen, client, channel.leave()?))
+    Ok((chosen, seat, channel.leave()?))
 }

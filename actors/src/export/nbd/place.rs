@@ -9,9 +9,10 @@ use super::handshake::Negotiated;
 use super::roll::enroll;
 use super::transmission::connection::{Account, Arrival, End, serve};
 use super::transport::Link;
+use crate::export::seat::Seat;
 use crate::export::worker::Worker;
 use millpond_engine::iothread::{IoThread, Local};
-use millpond_engine::node::{Client, Mail};
+use millpond_engine::node::Mail;
 
 /// What the server keeps of a client that comes to an iothread.
 pub(super) trait Member: Account + Send + 'static {
@@ -25,8 +26,8 @@ pub(super) trait Member: Account + Send + 'static {
 pub(super) struct Placed<L, G> {
     pub(super) link: L,
     pub(super) negotiated: Negotiated,
-    /// The hold on the node behind the export.
-    pub(super) client: Client,
+    /// Where it is served, with the hold on the node behind the export.
+    pub(super) seat: Seat,
     /// What was received and not looked at.
     pub(super) received: Vec<u8>,
     pub(super) span: tracing::Span,
@@ -35,20 +36,19 @@ pub(super) struct Placed<L, G> {
 }
 
 impl<L: Link, G: Member> Worker for Placed<L, G> {
-    fn client(&self) -> &Client {
-        &self.client
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     async fn serve(self, local: Rc<Local>) -> Option<Self> {
-        let home = self.client.home();
-        if home.id() != local.id() {
+        let Some(home) = self.seat.here(&local) else {
             // The node has moved while the connection was on its way.
             return Some(self);
-        }
+        };
         let Self {
             link,
             negotiated,
-            client,
+            seat,
             received,
             span,
             mut guard,
@@ -61,17 +61,19 @@ impl<L: Link, G: Member> Worker for Placed<L, G> {
             received: &received,
             standing,
         };
-        let served = serve(local, arrival, client.here(), &mut guard);
+        let served = serve(local, arrival, seat.node(), &mut guard);
         match served.instrument(span.clone()).await {
             End::Moved(link, received) => Some(Self {
                 link,
                 negotiated,
-                client,
+                seat,
                 received,
                 span,
                 guard,
             }),
             End::Closed(closing) => {
+                // Whoever sees the end may connect at once, and is to find the seat free.
+                drop(seat);
                 guard.ended(closing);
                 None
             }

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use millpond_engine::node::Client;
 use millpond_messages::qapi::{NbdServerOptions, SocketAddress};
 use millpond_messages::saved::{SavedExportKind, SavedNbdServer};
 use millpond_messages::{Error, ErrorKind, Result};
@@ -17,6 +16,7 @@ use super::offer::{Catalogue, Offer};
 use super::secure::TlsServer;
 use super::{report, saved};
 use crate::export::saved::Descriptors;
+use crate::export::seat::{Seat, Seats};
 use crate::export::watched::Watched;
 use crate::tls::TlsRegistry;
 
@@ -61,7 +61,8 @@ pub(super) struct OfferId(u64);
 struct Offered {
     id: OfferId,
     offer: Arc<Offer>,
-    client: Client,
+    /// Where its clients are served.
+    seats: Seats,
     /// It is being removed: new clients do not find it.
     shutting_down: bool,
 }
@@ -197,7 +198,7 @@ impl NbdServer {
     /// The server has stopped.
     pub(super) fn offer(
         &self,
-        client: Client,
+        seats: Seats,
         offer: impl FnOnce(bool) -> Offer,
     ) -> Result<(OfferId, Arc<Offer>)> {
         self.0.state.with(|state| {
@@ -208,7 +209,7 @@ impl NbdServer {
             state.offered.push(Offered {
                 id,
                 offer: Arc::clone(&offer),
-                client,
+                seats,
                 shutting_down: false,
             });
             Ok((id, offer))
@@ -305,13 +306,13 @@ impl Exporter for NbdServer {
             .with(|state| state.connections.insert(id, socket, inside_tls));
     }
 
-    fn chose(&self, id: ConnectionId, negotiated: &Negotiated) -> Option<Client> {
+    fn chose(&self, id: ConnectionId, negotiated: &Negotiated) -> Option<Seat> {
         self.0.state.with(|state| {
             let chosen = state
                 .open()
                 .find(|offered| Arc::ptr_eq(&offered.offer, &negotiated.export))
-                .map(|offered| (offered.id, offered.client.clone()));
-            let (export, client) = chosen?;
+                .map(|offered| (offered.id, offered.seats.fewest()));
+            let (export, seat) = chosen?;
             let (mode, contexts) = (negotiated.mode, negotiated.contexts);
             state.connections.assign(
                 id,
@@ -321,7 +322,7 @@ impl Exporter for NbdServer {
                     contexts,
                 },
             );
-            Some(client)
+            Some(seat)
         })
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_channel::{mpsc, oneshot};
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use millpond_engine::node::Client;
 use millpond_messages::qapi::{BlockExportType, SocketAddress, VhostUserBlkExportOptions};
 use millpond_messages::saved::SavedExportKind;
 use millpond_messages::{Error, ErrorKind, Result};
@@ -23,6 +22,7 @@ use super::front_end::{Ended, FrontEnd};
 use super::socket::{Socket, SocketEnded};
 use crate::export::kind::{Export, Hold, Prepared};
 use crate::export::saved::Descriptors;
+use crate::export::seat::{Seat, Seats};
 use crate::export::virtio::device::Device;
 use crate::export::virtio::length::LengthWatch;
 use crate::export::worker::place;
@@ -56,7 +56,7 @@ struct VhostExport {
 struct Server {
     id: String,
     device: Arc<Device>,
-    client: Client,
+    seats: Seats,
     length_changed: mpsc::UnboundedReceiver<()>,
     closing: watch::Receiver<bool>,
 }
@@ -118,7 +118,7 @@ impl VhostPrepared {
         let (changed, length_changed) = mpsc::unbounded();
         let (length, wanted) = oneshot::channel();
         place(LengthWatch {
-            client: hold.client.clone(),
+            seat: Seat::beside(hold.client.clone()),
             device: Arc::clone(&device),
             changed,
             wanted,
@@ -126,7 +126,7 @@ impl VhostPrepared {
         let server = Server {
             id: self.id.clone(),
             device,
-            client: hold.client.clone(),
+            seats: hold.seats(),
             length_changed,
             closing: told_to_close,
         };
@@ -228,7 +228,7 @@ impl Server {
         self.device.set_write_cache(true);
         let (faults, mut faulty) = mpsc::unbounded();
         let device = Arc::clone(&self.device);
-        let mut front_end = FrontEnd::new(socket, device, self.client.clone(), faults);
+        let mut front_end = FrontEnd::new(socket, device, self.seats.clone(), faults);
         let mut closing = self.closing.clone();
         let ended = loop {
             let message = {

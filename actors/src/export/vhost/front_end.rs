@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use futures_channel::mpsc;
-use millpond_engine::node::Client;
 use millpond_ring::Fd;
 use millpond_ring::os::shared_memory::{GuestMemory, GuestRegion, RegionSource};
 use rustix::io::ioctl_fionbio;
@@ -16,6 +15,7 @@ use super::message::{
     RegionCount, VringAddresses, VringState, protocol, request,
 };
 use super::socket::{Socket, SocketEnded, send_now};
+use crate::export::seat::Seats;
 use crate::export::virtio::config::{WCE_AT, feature};
 use crate::export::virtio::device::Device;
 use crate::export::virtio::in_flight::{self, InFlight, InFlightError};
@@ -87,7 +87,8 @@ enum Answer {
 pub(super) struct FrontEnd {
     socket: Socket,
     device: Arc<Device>,
-    client: Client,
+    /// Where its queues run.
+    seats: Seats,
     features: u64,
     protocol: u64,
     regions: Vec<Arc<GuestRegion>>,
@@ -115,14 +116,14 @@ impl FrontEnd {
     pub(super) fn new(
         socket: Socket,
         device: Arc<Device>,
-        client: Client,
+        seats: Seats,
         faults: mpsc::UnboundedSender<Fault>,
     ) -> Self {
         let vrings = (0..device.queues()).map(|_| Vring::default()).collect();
         Self {
             socket,
             device,
-            client,
+            seats,
             features: 0,
             protocol: 0,
             regions: Vec::new(),
@@ -306,7 +307,7 @@ impl FrontEnd {
 
     fn start(&mut self, index: u16, kick: OwnedFd) -> Result<(), Refused> {
         let around = Surroundings {
-            client: &self.client,
+            seats: &self.seats,
             device: &self.device,
             memory: self.memory.as_ref(),
             in_flight: self.in_flight.as_ref(),

@@ -8,15 +8,15 @@ use std::task::Poll;
 
 use futures_channel::{mpsc, oneshot};
 use millpond_engine::iothread::Local;
-use millpond_engine::node::Client;
 
 use super::device::Device;
-use crate::export::backend::ExportedNode;
+use crate::export::seat::Seat;
 use crate::export::worker::Worker;
 
 /// Tells of each new length.
 pub(in crate::export) struct LengthWatch {
-    pub(in crate::export) client: Client,
+    /// Beside the node.
+    pub(in crate::export) seat: Seat,
     pub(in crate::export) device: Arc<Device>,
     /// Told when the length is another one.
     pub(in crate::export) changed: mpsc::UnboundedSender<()>,
@@ -32,12 +32,12 @@ enum End {
 }
 
 impl Worker for LengthWatch {
-    fn client(&self) -> &Client {
-        &self.client
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     async fn serve(mut self, _local: Rc<Local>) -> Option<Self> {
-        let node = self.client.here();
+        let node = self.seat.node();
         loop {
             let end = poll_fn(|context| {
                 if Pin::new(&mut self.wanted).poll(context).is_ready() {

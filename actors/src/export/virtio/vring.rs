@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use futures_channel::{mpsc, oneshot};
-use millpond_engine::node::Client;
 use millpond_ring::Fd;
 use millpond_ring::os::shared_memory::GuestMemory;
 use virtio_queue::{Queue, QueueT};
@@ -12,6 +11,7 @@ use vm_memory::GuestAddress;
 
 use super::device::Device;
 use super::in_flight::{InFlight, InFlightError, Ledger, Resumed};
+use crate::export::seat::{Seat, Seats};
 
 /// The most descriptors of a queue.
 pub(in crate::export) const MAX_QUEUE_SIZE: u16 = 1024;
@@ -108,7 +108,7 @@ pub(in crate::export) struct Ring {
 /// A queue that goes to an iothread. While this value exists nothing of it is in flight.
 pub(in crate::export) struct Start {
     pub(in crate::export) index: u16,
-    pub(in crate::export) client: Client,
+    pub(in crate::export) seat: Seat,
     pub(in crate::export) ring: Ring,
     pub(in crate::export) enabled: bool,
     /// The guest writes here when there are requests.
@@ -121,7 +121,7 @@ pub(in crate::export) struct Start {
 
 /// What a queue starts with besides its own settings.
 pub(in crate::export) struct Surroundings<'a> {
-    pub(in crate::export) client: &'a Client,
+    pub(in crate::export) seats: &'a Seats,
     pub(in crate::export) device: &'a Arc<Device>,
     pub(in crate::export) memory: Option<&'a Arc<GuestMemory>>,
     pub(in crate::export) in_flight: Option<&'a Arc<InFlight>>,
@@ -219,7 +219,7 @@ impl Vring {
         self.running = Some(Running { orders: sender });
         Ok(Start {
             index,
-            client: around.client.clone(),
+            seat: around.seats.nth(index.into()),
             ring: Ring {
                 device: Arc::clone(around.device),
                 memory: Arc::clone(memory),

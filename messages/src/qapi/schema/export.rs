@@ -26,8 +26,8 @@ qapi! {
         id: String,
         /// Do not follow the node when it moves to another iothread; default false.
         fixed_iothread: Option<bool>,
-        /// The iothread to move the node to.
-        iothread: Option<String>,
+        /// The iothread to move the node to, or those that the export runs on.
+        iothread: Option<BlockExportIothreads>,
         /// The node to export.
         node_name: String,
         /// Allow writes; default false.
@@ -36,6 +36,14 @@ qapi! {
         writethrough: Option<bool>,
         /// Allow an inactive node; default false.
         allow_inactive: Option<bool>,
+    }
+
+    /// The iothreads of an export.
+    alternate BlockExportIothreads {
+        /// The one where the export runs beside its node.
+        Single(String),
+        /// Those among which the export shares its work, wherever its node lives.
+        Multi(Vec<String>),
     }
 
     /// What only one kind of export has.

@@ -15,8 +15,7 @@ impl NodeCell {
         if self.gate.close(token) == Background::Stop {
             self.stop_background();
         }
-        // Whoever goes by the gate hears that it is closed now.
-        self.gate.wake_waiting();
+        self.gate.tell_closed();
         self.answer_quiesce();
     }
 

@@ -4,10 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak as RcWeak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures_channel::oneshot;
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use millpond_drivers::api::unless_withdrawn;
 use millpond_drivers::replica::offload::Asked;
 use millpond_messages::handshake::WaitingNode;
 use millpond_messages::io::{Operation, Outcome};
@@ -19,6 +22,7 @@ use super::root::RootCell;
 use crate::iothread::{IoThread, Local};
 use crate::node::order::mail::{Entry, Mail, RemoteRequest};
 use crate::node::order::root_handle::RootHandle;
+use crate::node::order::unwanted::Unwanted;
 use crate::node::table::NodeTable;
 
 /// A user's handle on a node, from any thread. Requests go through the mailbox of the node's iothread, and their futures
@@ -82,36 +86,102 @@ impl Client {
         answer.await.ok().flatten()
     }
 
-    /// The same client for use on one thread: inline where that is the node's iothread.
+    /// The same client for use on one thread: inline where that is the node's iothread. Whoever uses it goes where the node
+    /// goes.
     #[must_use]
     pub fn here(&self) -> HomeClient {
         HomeClient {
             client: self.clone(),
             found: RefCell::default(),
+            stays: false,
+            asked: RefCell::default(),
         }
+    }
+
+    /// The same for whoever stays on its thread, wherever the node goes: from elsewhere it follows the node's drains too.
+    #[must_use]
+    pub fn staying_here(&self) -> HomeClient {
+        HomeClient {
+            stays: true,
+            ..self.here()
+        }
+    }
+
+    /// The iothreads that the user serves others on; none where it does so beside the node.
+    #[must_use]
+    pub fn threads(&self) -> Vec<IoThread<Mail>> {
+        self.0.threads()
     }
 
     /// Sends a request of any kind, and waits for its end.
     pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        match self.send(operation, None) {
+            Some(answer) => answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium))),
+            None => Outcome::plain(Err(IoError::NoMedium)),
+        }
+    }
+
+    /// Sends a request; nothing if the iothread has stopped.
+    fn send(
+        &self,
+        operation: Operation<Buffers>,
+        unwanted: Option<Arc<Unwanted>>,
+    ) -> Option<oneshot::Receiver<Outcome<Buffers>>> {
         let (reply, answer) = oneshot::channel();
         let mail = Mail::Request(RemoteRequest {
             entry: Entry::Root(self.0.id()),
             operation,
             reply,
+            unwanted,
         });
-        if !self.0.send(mail) {
-            return Outcome::plain(Err(IoError::NoMedium));
-        }
-        answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))
+        self.0.send(mail).then_some(answer)
+    }
+
+    /// Begins a request to another iothread: it is on its way when this returns, and ends early if it is withdrawn while it
+    /// only waits.
+    fn begin_elsewhere(&self, operation: Operation<Buffers>) -> Begun {
+        let unwanted = Arc::<Unwanted>::default();
+        let Some(mut answer) = self.send(operation, Some(Arc::clone(&unwanted))) else {
+            return Begun::Ended(Outcome::plain(Err(IoError::NoMedium)));
+        };
+        Begun::Pending(Pending::alone(async move {
+            let answered = match unless_withdrawn(&mut answer).await {
+                Ok(answered) => answered,
+                Err(_withdrawn) => {
+                    unwanted.say();
+                    answer.await
+                }
+            };
+            answered.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))
+        }))
+    }
+
+    /// Asks the node's iothread to say when it takes requests; nothing if that has stopped.
+    fn ask_when_open(&self) -> Option<oneshot::Receiver<()>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Mail::WhenOpen(self.0.id(), reply)).then_some(answer)
     }
 }
 
 /// A client used on one thread only.
-#[derive(Clone)]
 pub struct HomeClient {
     client: Client,
     /// The root edge as it was found last, so that a request needs no look-up.
     found: RefCell<RcWeak<RootCell>>,
+    /// It is used on this thread, wherever the node lives.
+    stays: bool,
+    /// What another iothread was asked: to say when the node takes requests.
+    asked: RefCell<Option<oneshot::Receiver<()>>>,
+}
+
+impl Clone for HomeClient {
+    fn clone(&self) -> Self {
+        Self {
+            found: self.found.clone(),
+            stays: self.stays,
+            ..self.client.here()
+        }
+    }
 }
 
 impl Asked for HomeClient {
@@ -147,10 +217,7 @@ impl HomeClient {
     pub fn begin(&self, operation: Operation<Buffers>) -> Begun {
         match self.root_here() {
             Some(root) => root.begin(operation),
-            None => {
-                let client = self.client.clone();
-                Begun::Pending(Pending::alone(async move { client.request(operation).await }))
-            }
+            None => self.client.begin_elsewhere(operation),
         }
     }
 
@@ -174,47 +241,79 @@ impl HomeClient {
         }
     }
 
-    /// Whether buffers of any alignment go to the node's storage as they are. False where it cannot be known: on another
-    /// iothread.
+    /// Whether buffers of any alignment go to the node's storage as they are. On another iothread: as far as is known there.
     #[must_use]
     pub fn takes_any_memory(&self) -> bool {
-        self.root_here()
-            .is_some_and(|root| root.node().limits().mem_alignment <= 1)
+        match self.root_here() {
+            Some(root) => root.node().limits().mem_alignment <= 1,
+            None => self.client.0.takes_any_memory(),
+        }
     }
 
-    /// Whether a request sent now would not be parked. True also where it cannot be known: on another iothread.
+    /// Whether a request sent now would not be parked. On another iothread, for who stays there: as far as is known; and true
+    /// for who does not.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.root_here().is_none_or(|root| root.node().gate().is_open())
+        match self.root_here() {
+            Some(root) => root.node().gate().is_open(),
+            None => !self.stays || self.client.0.is_open(),
+        }
     }
 
-    /// The node's name; empty where it is not known, on another iothread.
+    /// Whether the node lives on another iothread than this one, where whoever uses this does not stay.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        !self.stays && Local::current_id() != Some(self.client.iothread())
+    }
+
+    /// The node's name. On another iothread: as far as is known there.
     #[must_use]
     pub fn node_name(&self) -> String {
-        self.root_here()
-            .map_or_else(String::new, |root| root.node().name().to_owned())
+        match self.root_here() {
+            Some(root) => root.node().name().to_owned(),
+            None => self.client.0.node_name(),
+        }
     }
 
-    /// Waits until the gate is open, or the node has gone elsewhere.
+    /// Waits until the gate is open; or, for who does not stay, until the node has gone elsewhere.
     pub async fn wait_open(&self) {
-        std::future::poll_fn(|context| match self.root_here() {
-            Some(root) if !root.node().gate().is_open() => {
-                root.node().gate().wait(context.waker());
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
+        std::future::poll_fn(|context| match self.watch_open(context.waker()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         })
         .await;
     }
 
-    /// Whether a request sent now would not be parked; `waker` is called when that changes. True also where it cannot be
-    /// known: on another iothread.
+    /// Whether a request sent now would not be parked, as [`HomeClient::is_open`] says it; if it would, `waker` is called when
+    /// that changes.
     pub fn watch_open(&self, waker: &Waker) -> bool {
-        self.root_here().is_none_or(|root| {
-            let node = root.node();
-            node.gate().wait(waker);
-            node.gate().is_open()
-        })
+        match self.root_here() {
+            Some(root) => {
+                let node = root.node();
+                node.gate().wait(waker);
+                node.gate().is_open()
+            }
+            None => !self.stays || self.watch_elsewhere(waker),
+        }
+    }
+
+    /// The same on another iothread. Only its end is told of, not its beginning.
+    fn watch_elsewhere(&self, waker: &Waker) -> bool {
+        let mut asked = self.asked.borrow_mut();
+        let mut context = Context::from_waker(waker);
+        while !self.client.0.is_open() {
+            if asked.is_none() {
+                *asked = self.client.ask_when_open();
+            }
+            let answered = asked.as_mut().map(|answer| answer.poll_unpin(&mut context));
+            match answered {
+                Some(Poll::Pending) => return false,
+                Some(Poll::Ready(_)) => *asked = None,
+                // What is sent there fails.
+                None => return true,
+            }
+        }
+        true
     }
 
     /// The node's length in bytes; `waker` is called when it may have changed, or the node has gone elsewhere. Nothing on

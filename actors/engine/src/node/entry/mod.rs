@@ -3,5 +3,6 @@
 
 pub mod client;
 pub mod pending;
+mod remote;
 mod requests;
 pub mod root;

@@ -29,7 +29,8 @@ use crate::node::order::outcome::Event;
 use crate::node::order::recorded;
 use crate::node::order::root_handle::RootHandle;
 
-type Reply = oneshot::Sender<Outcome<Buffers>>;
+/// Where an asker on another thread waits for its answer.
+pub(super) type Reply = oneshot::Sender<Outcome<Buffers>>;
 type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
 /// What goes on to the node, or what is answered instead.
 type Passed = Result<(Operation<Buffers>, Admission), Outcome<Buffers>>;
@@ -83,20 +84,30 @@ impl RootCell {
         root
     }
 
-    /// Has the node's gate know of what waits here.
-    fn join_gate(&self) {
-        self.node.borrow().gate().add_queue(&self.queue_at_gate());
+    /// Has the node's gate know of what waits here, and clients elsewhere of the node.
+    fn join_gate(self: &Rc<Self>) {
+        let node = self.node();
+        node.gate().add_queue(&self.queue_at_gate());
+        self.handle.show_name(node.name());
+        self.show();
+    }
+
+    /// Tells clients elsewhere what they go by.
+    fn show(&self) {
+        let node = self.node.borrow();
+        let any_memory = node.limits().mem_alignment <= 1;
+        self.handle.show(node.gate().is_open(), any_memory);
     }
 
     /// The edge leaves a node: it waits at that one's gate no more.
-    pub fn leave(&self, node: &NodeCell) {
+    pub fn leave(self: &Rc<Self>, node: &NodeCell) {
         self.stop_serialising(node);
         node.gate().remove_queue(&self.queue_at_gate());
         node.gate().wake_waiting();
     }
 
-    fn queue_at_gate(&self) -> Rc<dyn Opens> {
-        Rc::clone(&self.queue) as Rc<dyn Opens>
+    fn queue_at_gate(self: &Rc<Self>) -> Rc<dyn Opens> {
+        Rc::clone(self) as Rc<dyn Opens>
     }
 
     /// Whether it is in its iothread's table, which alone says so.
@@ -140,6 +151,7 @@ impl RootCell {
             entry: Entry::Root(self.handle.id()),
             operation,
             reply,
+            unwanted: None,
         };
         if !self.handle.send(Mail::Request(request)) {
             return Begun::Ended(Outcome::plain(Err(IoError::NoMedium)));
@@ -149,7 +161,7 @@ impl RootCell {
         }))
     }
 
-    fn begin_now(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
+    pub(super) fn begin_now(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
         let operation = match self.step(operation) {
             Ok(begun) => return begun,
             Err(operation) => operation,
@@ -197,37 +209,6 @@ impl RootCell {
         match passed.and_then(|(operation, admission)| self.run(operation, admission)) {
             Ok(pending) => pending.await,
             Err(outcome) => outcome,
-        }
-    }
-
-    /// Takes a request from another thread, and sees to its answer.
-    pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
-        if is_delaying() {
-            return self.enter_remote_late(local, operation, reply);
-        }
-        match self.begin_now(operation) {
-            // An asker that is gone has no use for the answer.
-            Begun::Ended(outcome) => drop(reply.send(outcome)),
-            Begun::Pending(pending) => local.spawn(async move {
-                drop(reply.send(pending.await));
-            }),
-        }
-    }
-
-    /// The same while replies may be held, with the request counted until its own has gone.
-    fn enter_remote_late(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
-        let (node, root) = (self.node(), self.handle.id());
-        let (kind, range) = (operation.kind(), extent_of(&operation));
-        match self.begin_now(operation) {
-            Begun::Ended(outcome) => {
-                // It is counted though it has ended: it was taken in this step, so the gate did not stop it.
-                let counted = Admission::new(Rc::clone(&node), kind, range, now_ns());
-                delayed::reply(&node, root, reply, outcome, Some(counted));
-            }
-            Begun::Pending(pending) => local.spawn(async move {
-                let (outcome, counted) = pending.end_counted().await;
-                delayed::reply(&node, root, reply, outcome, counted);
-            }),
         }
     }
 
@@ -400,9 +381,21 @@ impl RootCell {
     }
 
     /// The edge ends: all that is parked fails, and whoever waits for the gate to open has nothing to wait for.
-    pub fn end(&self) {
+    pub fn end(self: &Rc<Self>) {
         self.queue.end();
         self.leave(&self.node());
+        self.handle.show_end();
+    }
+}
+
+impl Opens for RootCell {
+    fn gate_opened(&self) {
+        self.show();
+        self.queue.wake_first();
+    }
+
+    fn gate_closed(&self) {
+        self.show();
     }
 }
 

@@ -39,10 +39,13 @@ pub struct Gate {
     queues: RefCell<Vec<Weak<dyn Opens>>>,
 }
 
-/// A queue that waits at a gate.
+/// Whoever has a queue that waits at a gate.
 pub trait Opens {
     /// Lets the first in the queue look again, because the gate has opened.
     fn gate_opened(&self);
+
+    /// The gate is closed from now on.
+    fn gate_closed(&self);
 }
 
 /// The state of the background work of a node's driver. The work is stopped and resumed one after the other, never both at
@@ -195,11 +198,22 @@ impl Gate {
 
     /// Lets the first in each queue look again, and wakes the tasks that wait for a change of the gate.
     pub fn wake_queues(&self) {
-        let queues: Vec<_> = self.queues.borrow().iter().filter_map(Weak::upgrade).collect();
-        for queue in queues {
+        for queue in self.queues() {
             queue.gate_opened();
         }
         self.wake_waiting();
+    }
+
+    /// Has whoever goes by the gate know that it is closed.
+    pub fn tell_closed(&self) {
+        for queue in self.queues() {
+            queue.gate_closed();
+        }
+        self.wake_waiting();
+    }
+
+    fn queues(&self) -> Vec<Rc<dyn Opens>> {
+        self.queues.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Whether no request is in flight any more and the driver's background work has stopped.

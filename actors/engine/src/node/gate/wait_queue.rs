@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use super::sections::Opens;
-
 /// The operations `O` that are parked at one root edge. One that moved with its edge to another iothread has its answer
 /// through an `A`.
 pub struct WaitQueue<O, A> {
@@ -122,12 +120,6 @@ impl<O, A> WaitQueue<O, A> {
             }
             parked.wake();
         }
-    }
-}
-
-impl<O, A> Opens for WaitQueue<O, A> {
-    fn gate_opened(&self) {
-        self.wake_first();
     }
 }
 

@@ -14,6 +14,7 @@ pub async fn send_there(address: &NodeAddress, operation: Operation<Buffers>) ->
         entry: Entry::Node(address.node),
         operation,
         reply,
+        unwanted: None,
     };
     if address.iothread.send(Mail::Request(request)).is_err() {
         return Outcome::plain(Err(IoError::NoMedium));

@@ -1,5 +1,7 @@
 //! What an iothread's mailbox carries: requests from other threads, and the graph actor's orders to nodes.
 
+use std::sync::Arc;
+
 use futures_channel::oneshot;
 use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{NodeId, RootId};
@@ -9,6 +11,7 @@ use super::moved::{MovedNode, MovedRoot};
 use super::orders::{Address, Handles, Naming, Order};
 use super::outcome::OrderId;
 use super::root_handle::RootHandle;
+use super::unwanted::Unwanted;
 use crate::delay::Chaos;
 use crate::flight::Open;
 use crate::iothread::IoThread;
@@ -19,6 +22,9 @@ pub enum Mail {
     Run(Box<dyn FnOnce() + Send>),
     /// A request from another thread.
     Request(RemoteRequest),
+    /// A question of another thread, answered when the node behind a root edge takes requests, or has nothing to do with the
+    /// edge any more.
+    WhenOpen(RootId, oneshot::Sender<()>),
     /// An order of the graph actor. The outcome comes back under `order_id`.
     Control {
         /// Names the order in the [`Event`](super::outcome::Event) that answers it.
@@ -44,6 +50,8 @@ pub struct RemoteRequest {
     pub operation: Operation<Buffers>,
     /// The sender of the answer. If it is dropped unused, the asker learns that the request was lost.
     pub reply: oneshot::Sender<Outcome<Buffers>>,
+    /// Where its asker says that it is not wanted any more, if it may come to that.
+    pub unwanted: Option<Arc<Unwanted>>,
 }
 
 /// Where a request enters the graph, or goes on in it.

@@ -1,6 +1,6 @@
 //! Orders of the graph actor to nodes: the words for them, carrying them out, and moving nodes between iothreads.
 //!
-//! The words ([`orders`], [`outcome`], [`mail`], [`moved`], [`root_handle`]) are below everything else of a node; what carries
+//! The words ([`orders`], [`outcome`], [`mail`], [`moved`], [`root_handle`], [`unwanted`]) are below everything else of a node; what carries
 //! orders out is above. Nothing here serves requests: that is [`io`](super::io).
 
 pub mod answer;
@@ -15,4 +15,5 @@ pub mod outcome;
 pub mod recorded;
 pub mod root_handle;
 pub mod task;
+pub mod unwanted;
 pub mod wiring;

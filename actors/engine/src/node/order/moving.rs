@@ -172,15 +172,18 @@ pub fn arrive_root(table: &Rc<NodeTable>, moved: MovedRoot) {
             table.insert_root(Rc::clone(&root));
             root.handle().set_home(moved.home);
             for (operation, reply) in moved.parked {
-                Rc::clone(&root).enter_remote(table.local(), operation, reply);
+                Rc::clone(&root).enter_remote(table.local(), operation, reply, None);
             }
             Ok(())
         }
         // Dropping the replies tells the clients that their requests are lost.
-        None => Err(Error::new(
-            ErrorKind::NotFound,
-            "The node to move to is not in this iothread",
-        )),
+        None => {
+            moved.handle.show_end();
+            Err(Error::new(
+                ErrorKind::NotFound,
+                "The node to move to is not in this iothread",
+            ))
+        }
     };
     if let Some(order_id) = moved.order_id {
         done(table, order_id, result);

@@ -257,6 +257,7 @@ impl Live {
                 | Effect::RootGone(_)
                 | Effect::NodeFound { .. }
                 | Effect::NodeGone(_)
+                | Effect::RootServes { .. }
                 | Effect::TuneIothread { .. }
                 | Effect::Alarm(_)
                 | Effect::StopIothread(_) => {}

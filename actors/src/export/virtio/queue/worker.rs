@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use futures_channel::{mpsc, oneshot};
 use futures_core::Stream;
 use millpond_engine::iothread::{Local, Watched, yield_once};
-use millpond_engine::node::Client;
 use millpond_ring::buffer::Buffer;
 use millpond_ring::{Engine, Fd, Pending, Polled, Ring};
 use rustix::event::PollFlags;
@@ -17,7 +16,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2, write};
 
 use super::chain::Broken;
 use super::session::Session;
-use crate::export::backend::ExportedNode;
+use crate::export::seat::Seat;
 use crate::export::virtio::in_flight::Resumed;
 use crate::export::virtio::vring::{Order, Ordered, Start};
 use crate::export::worker::Worker;
@@ -239,18 +238,18 @@ async fn tell(session: Rc<Session>, local: Rc<Local>) {
 }
 
 impl Worker for Start {
-    fn client(&self) -> &Client {
-        &self.client
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     async fn serve(self, local: Rc<Local>) -> Option<Self> {
-        if self.client.iothread() != local.id() {
+        if self.seat.here(&local).is_none() {
             // The node has moved while the queue was on its way.
             return Some(self);
         }
         let Self {
             index,
-            client,
+            seat,
             ring,
             enabled,
             kick,
@@ -258,7 +257,7 @@ impl Worker for Start {
             orders,
             faults,
         } = self;
-        let session = Rc::new(Session::new(client.here(), ring));
+        let session = Rc::new(Session::new(seat.node(), ring));
         let _watching = local.look_at(Rc::clone(&session) as Rc<dyn Watched>);
         let told = local.spawn_task(tell(Rc::clone(&session), Rc::clone(&local)));
         let mut queue = Queue {
@@ -280,7 +279,7 @@ impl Worker for Start {
             Stop::Moved => {
                 return Some(Self {
                     index,
-                    client,
+                    seat,
                     ring: session.take_apart(),
                     enabled: queue.enabled,
                     kick,
