@@ -41,6 +41,7 @@ pub struct Exported {
     place: PathBuf,
     _mount: Option<Mount>,
     uri: String,
+    name: String,
     address: Option<crate::nbd::Address>,
 }
 
@@ -101,16 +102,22 @@ impl Kind {
     /// Has a daemon, with an NBD server, export a node.
     #[track_caller]
     pub fn export(self, daemon: &mut Daemon, node: &str, more: &Value) -> Exported {
-        let options = json!({"type": self.name(), "id": ID, "node-name": node});
+        self.export_as(daemon, ID, node, more)
+    }
+
+    /// The same under an id.
+    #[track_caller]
+    pub fn export_as(self, daemon: &mut Daemon, id: &str, node: &str, more: &Value) -> Exported {
+        let options = json!({"type": self.name(), "id": id, "node-name": node});
         let (place, own) = match self {
-            Kind::Nbd => (PathBuf::new(), json!({"name": "disk"})),
+            Kind::Nbd => (PathBuf::new(), json!({ "name": id })),
             Kind::VhostUserBlk => {
-                let place = daemon.dir().join("vhost.sock");
+                let place = daemon.dir().join(id);
                 let own = json!({"addr": {"type": "unix", "path": place}});
                 (place, own)
             }
             Kind::Fuse => {
-                let place = fuse::mountpoint(daemon, "exported");
+                let place = fuse::mountpoint(daemon, id);
                 let own = json!({ "mountpoint": place });
                 (place, own)
             }
@@ -119,7 +126,8 @@ impl Kind {
         Exported {
             kind: self,
             _mount: (self == Kind::Fuse).then(|| Mount::at(place.clone())),
-            uri: daemon.uri("disk"),
+            uri: daemon.uri(id),
+            name: id.to_owned(),
             address: (self == Kind::Nbd).then(|| daemon.address()),
             place,
         }
@@ -138,7 +146,7 @@ impl Exported {
                 Box::new(Guest { front_end, queue })
             }
             (_, Some(address)) => {
-                let session = crate::nbd::Connect::default().open(address, "disk");
+                let session = crate::nbd::Connect::default().open(address, &self.name);
                 Box::new(Remote {
                     session,
                     uri: self.uri.clone(),

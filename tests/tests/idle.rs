@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use millpond_tests::PATIENCE;
 use millpond_tests::crowd::{Size, begun_write, gather};
 use millpond_tests::daemon::{Builder, Daemon, daemon};
+use millpond_tests::exported::KINDS;
 use millpond_tests::nbd::{Request, Session};
 use serde_json::{Value, json};
 
@@ -177,5 +178,26 @@ fn a_request_takes_as_many_system_calls_and_turns_of_tasks_beside_a_crowd_as_alo
             "{name}: {alone} alone, {} beside",
             beside[name]
         );
+    }
+}
+
+/// What a thousand exports may take of the memory, in KiB.
+const MOST_KIB: u64 = 64 << 10;
+
+#[test]
+fn a_thousand_idle_exports_of_each_kind_take_little_memory_and_no_time() {
+    for kind in KINDS {
+        println!("{kind:?}");
+        let mut daemon = builder().start();
+        let before = daemon.resident_kib();
+        let exports: Vec<_> = (0..1000)
+            .map(|number| kind.export_as(&mut daemon, &format!("exp{number}"), "disk", &json!({})))
+            .collect();
+        assert_idle(&daemon);
+        let took = daemon.resident_kib().saturating_sub(before);
+        println!("{took} KiB");
+        assert!(took < MOST_KIB, "they take {took} KiB");
+        daemon.quit();
+        drop(exports);
     }
 }

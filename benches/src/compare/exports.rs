@@ -14,6 +14,7 @@ use super::image::fill;
 use super::spread;
 use super::statistics::alternate;
 use super::table::{Better, Section, compared};
+use super::tls;
 use crate::Outcome;
 use crate::process::Process;
 use crate::server::Program;
@@ -87,6 +88,7 @@ pub fn section(bench: &Bench<'_>) -> Section {
         section.attempt(row.name, outcome);
     }
     spread::rows(bench, &mut section);
+    tls::rows(bench, &mut section);
     section
 }
 

@@ -18,6 +18,7 @@ mod requests;
 mod spread;
 mod statistics;
 mod table;
+mod tls;
 mod tools;
 
 use std::path::PathBuf;

@@ -17,10 +17,19 @@ pub enum Tool {
     Fio,
     /// `qemu-img`, which makes images.
     QemuImg,
+    /// `nbdcopy`, the client inside TLS.
+    Nbdcopy,
 }
 
 /// All of them.
-pub const TOOLS: [Tool; 5] = [Tool::Peer, Tool::QemuNbd, Tool::Nbdkit, Tool::Fio, Tool::QemuImg];
+pub const TOOLS: [Tool; 6] = [
+    Tool::Peer,
+    Tool::QemuNbd,
+    Tool::Nbdkit,
+    Tool::Fio,
+    Tool::QemuImg,
+    Tool::Nbdcopy,
+];
 
 impl Tool {
     /// Its name on the command line.
@@ -31,6 +40,7 @@ impl Tool {
             Tool::Nbdkit => "nbdkit",
             Tool::Fio => "fio",
             Tool::QemuImg => "qemu-img",
+            Tool::Nbdcopy => "nbdcopy",
         }
     }
 
@@ -44,6 +54,7 @@ impl Tool {
                 "install the Debian package fio: the rows on a disk have no limit to be held against"
             }
             Tool::QemuImg => "install the Debian package qemu-utils: rows with qcow2 images are left out",
+            Tool::Nbdcopy => "install the Debian package libnbd-bin: rows inside TLS are left out",
         }
     }
 
