@@ -17,6 +17,10 @@ use crate::daemon::Daemon;
 use crate::image::with;
 use crate::{PATIENCE, tool};
 
+mod transport;
+
+pub use transport::{Offered, Transport, Withheld, as_qemu_has_it, over};
+
 /// Fails, with what to do about it, where nothing can be mounted.
 #[track_caller]
 pub fn require() {
@@ -39,10 +43,13 @@ pub fn mountpoint(daemon: &Daemon, name: &str) -> PathBuf {
     path
 }
 
-/// The arguments of `block-export-add` for an export of `node` over a file.
+/// The arguments of `block-export-add` for an export of `node` over a file, by the transport of the test.
 #[must_use]
 pub fn export(id: &str, node: &str, mountpoint: &Path, more: &Value) -> Value {
-    let export = json!({"type": "fuse", "id": id, "node-name": node, "mountpoint": mountpoint});
+    let mut export = json!({"type": "fuse", "id": id, "node-name": node, "mountpoint": mountpoint});
+    if let Some(io_uring) = transport::option() {
+        export["x-millpond-io-uring"] = json!(io_uring);
+    }
     with(export, more)
 }
 

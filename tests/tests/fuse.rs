@@ -8,10 +8,11 @@ use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use millpond_tests::beside::{beside_qemu, same_answers};
+use millpond_tests::beside::same_answers;
 use millpond_tests::daemon::{Daemon, daemon, daemon_in, scratch};
 use millpond_tests::fuse::{self, Mount, export, is_mounted, mount, mountpoint};
-use millpond_tests::{PATIENCE, image, program, tool};
+use millpond_tests::program::{self, oracle};
+use millpond_tests::{PATIENCE, image, tool};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -67,29 +68,28 @@ fn what_is_wrong_with_an_export_is_told_in_qemus_words() {
     assert!(!is_mounted(&file));
 }
 
-#[test]
-fn an_export_is_removed_while_its_file_is_open_as_with_qemu() {
-    fuse::require();
-    beside_qemu(|mut daemon| {
-        let null = json!({"driver": "null-co", "node-name": "n", "size": MIB, "read-zeroes": true});
-        daemon.qmp.ok("blockdev-add", null);
-        let path = mount(&mut daemon, "n", &json!({"writable": true}));
-        let file = open(&path);
-        file.write_all_at(b"data", 0).expect("it is written");
-        daemon.qmp.ok("block-export-del", json!({"id": "fuse"}));
-        let gone = daemon.qmp.wait_event("BLOCK_EXPORT_DELETED");
-        assert!(!is_mounted(&path));
-        let error = file.read_at(&mut [0; 4], 0).expect_err("nobody serves it");
-        daemon.qmp.ok("blockdev-del", json!({"node-name": "n"}));
-        (
-            gone,
-            error.raw_os_error(),
-            std::fs::metadata(&path).map(|of| of.size()).ok(),
-        )
-    });
+/// Removes an export whose file is open; what its users and the monitor see of that.
+fn remove_while_open(mut daemon: Daemon) -> (Value, Option<i32>, Option<u64>) {
+    let null = json!({"driver": "null-co", "node-name": "n", "size": MIB, "read-zeroes": true});
+    daemon.qmp.ok("blockdev-add", null);
+    let path = mount(&mut daemon, "n", &json!({"writable": true}));
+    let file = open(&path);
+    file.write_all_at(b"data", 0).expect("it is written");
+    daemon.qmp.ok("block-export-del", json!({"id": "fuse"}));
+    let gone = daemon.qmp.wait_event("BLOCK_EXPORT_DELETED");
+    assert!(!is_mounted(&path));
+    let error = file.read_at(&mut [0; 4], 0).expect_err("nobody serves it");
+    daemon.qmp.ok("blockdev-del", json!({"node-name": "n"}));
+    let length = std::fs::metadata(&path).map(|of| of.size()).ok();
+    daemon.quit();
+    (gone, error.raw_os_error(), length)
 }
 
-#[test]
+fn an_export_is_removed_while_its_file_is_open_as_with_qemu() {
+    let theirs = fuse::as_qemu_has_it(|| remove_while_open(daemon().program(oracle()).start()));
+    assert_eq!(remove_while_open(daemon().start()), theirs);
+}
+
 fn a_file_is_covered_once_by_whatever_name() {
     let mut daemon = start();
     let path = mount(&mut daemon, "disk", &json!({}));
@@ -107,7 +107,6 @@ fn a_file_is_covered_once_by_whatever_name() {
     assert!(!is_mounted(&path), "a daemon that ends unmounts");
 }
 
-#[test]
 fn an_export_that_its_users_unmount_is_removed() {
     let mut daemon = start();
     let path = mount(&mut daemon, "disk", &json!({"writable": true}));
@@ -134,7 +133,6 @@ fn an_export_that_its_users_unmount_is_removed() {
     daemon.quit();
 }
 
-#[test]
 fn what_a_killed_daemon_has_left_is_unmounted_by_the_next() {
     let mut daemon = start();
     let path = mount(&mut daemon, "disk", &json!({"writable": true}));
@@ -157,7 +155,6 @@ fn what_a_killed_daemon_has_left_is_unmounted_by_the_next() {
     next.quit();
 }
 
-#[test]
 fn the_modes_of_files_hold_for_other_users() {
     let mut daemon = start();
     let as_nobody = |path: &Path| {
@@ -195,7 +192,6 @@ fn the_modes_of_files_hold_for_other_users() {
     daemon.quit();
 }
 
-#[test]
 fn a_change_of_the_nodes_length_is_seen_at_once() {
     let mut daemon = start();
     let path = mount(&mut daemon, "disk", &json!({"writable": true}));
@@ -210,7 +206,6 @@ fn a_change_of_the_nodes_length_is_seen_at_once() {
     daemon.quit();
 }
 
-#[test]
 fn the_length_changes_only_where_others_let_it() {
     let mut daemon = start();
     daemon.start_nbd_server();
@@ -242,7 +237,6 @@ fn filler(piece: u64) -> u8 {
     (piece % 255) as u8 + 1
 }
 
-#[test]
 fn writes_past_the_end_of_a_growable_export_lose_nothing() {
     let mut daemon = start();
     let path = mount(&mut daemon, "disk", &json!({"writable": true, "growable": true}));
@@ -300,7 +294,6 @@ fn reading(latency: Duration) -> (Daemon, Mount, JoinHandle<io::Result<usize>>) 
     (daemon, path, read)
 }
 
-#[test]
 fn an_export_of_dead_storage_is_unmounted_and_the_log_names_what_it_waits_for() {
     let (mut daemon, path, read) = reading(Duration::from_secs(3600));
     let refused = daemon.qmp.refused("block-export-del", json!({"id": "fuse"}));
@@ -321,7 +314,6 @@ fn an_export_of_dead_storage_is_unmounted_and_the_log_names_what_it_waits_for() 
     end.expect_err("nobody serves it any more");
 }
 
-#[test]
 fn what_comes_in_a_drained_section_is_answered_behind_it() {
     let latency = Duration::from_secs(2);
     let (mut daemon, path, read) = reading(latency);
@@ -390,3 +382,16 @@ fn an_ordinary_user_mounts_by_fusermount3() {
     let output = tool::run("unshare", &[&arguments[..], &[folder.path()]].concat());
     assert!(output.ends_with("written\n"), "{output}");
 }
+
+millpond_tests::over_each_transport!(
+    an_export_is_removed_while_its_file_is_open_as_with_qemu,
+    a_file_is_covered_once_by_whatever_name,
+    an_export_that_its_users_unmount_is_removed,
+    the_modes_of_files_hold_for_other_users,
+    a_change_of_the_nodes_length_is_seen_at_once,
+    the_length_changes_only_where_others_let_it,
+    writes_past_the_end_of_a_growable_export_lose_nothing,
+    what_a_killed_daemon_has_left_is_unmounted_by_the_next,
+    an_export_of_dead_storage_is_unmounted_and_the_log_names_what_it_waits_for,
+    what_comes_in_a_drained_section_is_answered_behind_it,
+);

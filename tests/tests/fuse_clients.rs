@@ -26,7 +26,6 @@ fn mounted(folder: &Path, format: &str, size: u64, more: &Value) -> (Daemon, Mou
     (daemon, path)
 }
 
-#[test]
 fn qemu_io_reads_what_it_wrote() {
     let folder = scratch();
     let (daemon, path) = mounted(folder.path(), "qcow2", 16 * MIB, &json!({}));
@@ -76,7 +75,6 @@ fn extents(map: &Value) -> Vec<(u64, u64, bool)> {
     all
 }
 
-#[test]
 fn fio_verifies_what_it_wrote() {
     for (engine, direct) in [("libaio", "1"), ("io_uring", "1"), ("psync", "0"), ("mmap", "0")] {
         let folder = scratch();
@@ -116,7 +114,6 @@ impl Drop for Loop {
     }
 }
 
-#[test]
 fn a_file_system_on_an_export_is_whole() {
     let folder = scratch();
     let (daemon, path) = mounted(folder.path(), "qcow2", 64 * MIB, &json!({}));
@@ -143,7 +140,6 @@ fn a_file_system_on_an_export_is_whole() {
     tool::run("qemu-img", &["check", "-q", &image]);
 }
 
-#[test]
 fn mapped_memory_is_the_disk() {
     let folder = scratch();
     let (daemon, path) = mounted(folder.path(), "raw", MIB, &json!({"growable": false}));
@@ -171,7 +167,6 @@ assert os.pread(fd, 5, 0) == bytes(5)
     daemon.quit();
 }
 
-#[test]
 fn what_is_mapped_is_written_before_an_export_is_gone() {
     let folder = scratch();
     let (mut daemon, path) = mounted(folder.path(), "raw", MIB, &json!({}));
@@ -191,7 +186,6 @@ del shared
     assert_eq!(&bytes[100..106], b"mapped");
 }
 
-#[test]
 fn users_who_die_leave_an_export_that_works() {
     let folder = scratch();
     let (daemon, path) = mounted(folder.path(), "raw", 8 * MIB, &json!({}));
@@ -214,3 +208,12 @@ fn users_who_die_leave_an_export_that_works() {
     tool::qemu_io(&["-f", "raw", &path], &["write -P 3 0 8M", "read -P 3 0 8M"]);
     daemon.quit();
 }
+
+millpond_tests::over_each_transport!(
+    qemu_io_reads_what_it_wrote,
+    fio_verifies_what_it_wrote,
+    a_file_system_on_an_export_is_whole,
+    mapped_memory_is_the_disk,
+    what_is_mapped_is_written_before_an_export_is_gone,
+    users_who_die_leave_an_export_that_works,
+);

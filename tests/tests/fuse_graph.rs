@@ -65,7 +65,6 @@ fn check(daemon: &mut Daemon, path: &Path, users: Users, node: &str) {
     );
 }
 
-#[test]
 fn a_node_moves_between_iothreads_under_its_export() {
     let folder = scratch();
     let (mut daemon, path) = mounted(folder.path());
@@ -84,7 +83,6 @@ fn a_node_moves_between_iothreads_under_its_export() {
     daemon.quit();
 }
 
-#[test]
 fn overlays_come_and_go_under_an_export() {
     let folder = scratch();
     let (mut daemon, path) = mounted(folder.path());
@@ -109,7 +107,6 @@ fn overlays_come_and_go_under_an_export() {
     tool::run("qemu-img", &["check", "-q", &image]);
 }
 
-#[test]
 fn an_export_is_removed_under_load() {
     let folder = scratch();
     let (mut daemon, path) = mounted(folder.path());
@@ -222,7 +219,6 @@ fn start_as_proxmox(folder: &Path) -> Qmp {
     Qmp::connect(&socket, || Ok(())).expect("the daemon has a monitor")
 }
 
-#[test]
 fn proxmoxs_sequence_works_from_its_start_to_its_end() {
     fuse::require();
     let folder = scratch();
@@ -309,3 +305,10 @@ fn proxmoxs_sequence_works_from_its_start_to_its_end() {
         "the file with the process's number is gone"
     );
 }
+
+millpond_tests::over_each_transport!(
+    a_node_moves_between_iothreads_under_its_export,
+    overlays_come_and_go_under_an_export,
+    an_export_is_removed_under_load,
+    proxmoxs_sequence_works_from_its_start_to_its_end,
+);

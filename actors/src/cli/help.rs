@@ -55,6 +55,7 @@ Millpond: a storage daemon whose block graph can change while it serves
   --export [type=]fuse,id=ID,node-name=N,mountpoint=FILE
            [,writable=on|off][,growable=on|off][,allow-other=off|on|auto]
            [,iothread=ID][,fixed-iothread=on|off]
+           [,x-millpond-io-uring=on|off|auto]
                          export a node as the contents of a file that exists
 
   --log [target=]stderr|syslog|journald|file=PATH[,format=text|json]

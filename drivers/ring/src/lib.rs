@@ -8,6 +8,7 @@
 //! - The slot table is empty before the backend goes: a ring that cannot empty it leaks it loudly.
 
 pub mod buffer;
+pub mod fuse;
 pub mod os;
 
 mod backend;

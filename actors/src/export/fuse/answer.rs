@@ -1,9 +1,9 @@
 //! What each message does with the node, and what is answered.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures_util::lock::Mutex;
 use millpond_drivers::api::Withdrawal;
 use millpond_engine::node::HomeClient;
 use millpond_messages::{IoError, RequestFlags};
@@ -11,10 +11,11 @@ use millpond_ring::buffer::{Buffer, Buffers};
 use millpond_ring::{Fd, Ring};
 use rustix::io::Errno;
 
+use super::queue::Queue;
 use super::reply::{Answer, Attributes};
 use super::slots::Slot;
 use super::standing::Standing;
-use super::wire::{Asked, Changed, MAX_TRANSFER, SetAttributes};
+use super::wire::{Asked, Changed, SetAttributes};
 use crate::graph::GraphHandle;
 
 /// The unit in which the kernel is told how much space a file has.
@@ -31,11 +32,11 @@ const MOST_ERRNO: i32 = 511;
 pub(super) struct Session {
     pub(super) ring: Ring,
     pub(super) channel: Fd,
+    /// What requests come over, if not over the device alone.
+    pub(super) queue: Option<Rc<Queue>>,
     pub(super) client: HomeClient,
     pub(super) graph: GraphHandle,
     pub(super) standing: Arc<Standing>,
-    /// Held by who changes the length: others that do wait.
-    pub(super) lengths: Mutex<()>,
     /// Withdraws what only waits when the export ends.
     pub(super) withdrawal: Withdrawal,
 }
@@ -54,9 +55,9 @@ pub(super) fn code(number: i32) -> Errno {
 }
 
 impl Session {
-    /// Serves a read, and answers it.
-    pub(super) async fn answer_read(&self, unique: u64, offset: u64, len: u32, slot: Slot) {
-        let read = self.withdrawal.scoped(self.read(offset, len));
+    /// Serves a read, and answers it. What is read goes to `room`, or to memory of its own if there is none.
+    pub(super) async fn answer_read(&self, unique: u64, offset: u64, len: u32, room: Buffer, slot: Slot) {
+        let read = self.withdrawal.scoped(self.read(offset, len, room));
         match read.await {
             Ok(data) => {
                 let mut answer = Buffers::from(Answer::read(unique, data.len()));
@@ -89,6 +90,9 @@ impl Session {
 
     async fn send(&self, answer: Buffers, mut slot: Slot) {
         slot.answering();
+        if let (Some(entry), Some(queue)) = (slot.entry(), &self.queue) {
+            return queue.answer(entry, answer);
+        }
         let (result, _) = self.ring.write_at(&self.channel, answer, 0, false).await;
         if let Err(error) = result {
             // Whoever asked has given up, or the file system is gone.
@@ -98,10 +102,6 @@ impl Session {
 
     async fn serve(&self, unique: u64, asked: Asked) -> Result<Option<Buffer>, Errno> {
         let answer = match asked {
-            Asked::Init(offered) => {
-                self.standing.agree(offered.allows_direct());
-                offered.agree(unique)
-            }
             Asked::GetAttributes => Answer::attributes(unique, &self.attributes().await?),
             Asked::SetAttributes(set) => {
                 self.set_attributes(&set).await?;
@@ -121,7 +121,9 @@ impl Session {
             Asked::End => Answer::done(unique),
             Asked::LookUp => return Err(Errno::NOENT),
             Asked::Note => return Ok(None),
-            Asked::Unknown(_) | Asked::Read { .. } | Asked::Write { .. } => return Err(Errno::NOSYS),
+            // The first has been answered before anybody came here, and the others are not served here.
+            Asked::Init(_) | Asked::Read { .. } | Asked::Write { .. } => return Err(Errno::NOSYS),
+            Asked::Unknown(_) => return Err(Errno::NOSYS),
         };
         Ok(Some(answer))
     }
@@ -160,9 +162,12 @@ impl Session {
     }
 
     /// Reads up to the end of the node.
-    async fn read(&self, offset: u64, len: u32) -> Result<Buffers, Errno> {
-        let len = len.min(MAX_TRANSFER);
-        let buffer = Buffer::try_alloc(len as usize).ok_or(Errno::NOMEM)?;
+    async fn read(&self, offset: u64, len: u32, room: Buffer) -> Result<Buffers, Errno> {
+        let len = len.min(self.standing.max_transfer());
+        let buffer = match room.len() == len as usize {
+            true => room,
+            false => Buffer::try_alloc(len as usize).ok_or(Errno::NOMEM)?,
+        };
         let (result, mut buffers) = self.client.read(offset, buffer.into()).await;
         match result {
             Ok(()) => return Ok(buffers),
@@ -185,7 +190,7 @@ impl Session {
         if !self.standing.rules().writable {
             return Err(Errno::ACCESS);
         }
-        // A write is no longer than [`MAX_TRANSFER`].
+        // A write is no longer than was agreed on.
         let len = data.len() as u32;
         let (result, data) = self.client.write(offset, data, RequestFlags::empty()).await;
         match result {

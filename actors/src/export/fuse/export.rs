@@ -8,17 +8,22 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
-use millpond_messages::qapi::{BlockExportType, FuseExportAllowOther, FuseExportOptions};
+use futures_util::future::{LocalBoxFuture, select_all};
+use millpond_engine::iothread::Local;
+use millpond_engine::node::Client;
+use millpond_messages::qapi::{
+    BlockExportType, FuseExportAllowOther, FuseExportOptions, MillpondFuseIoUring,
+};
 use millpond_messages::saved::{SavedExportKind, SavedFuseExport};
 use millpond_messages::{Error, ErrorKind, Result};
-use millpond_ring::Fd;
+use millpond_ring::Engine;
 
 use super::attributes::Rules;
+use super::device::{Line, agree};
 use super::mount::{self, Mounted};
 use super::mountpoints::{Mountpoints, Reserved};
 use super::serve::Served;
-use super::standing::Standing;
+use super::standing::{Agreement, Standing};
 use crate::export::kind::{Export, Hold, Prepared};
 use crate::export::saved::Descriptors;
 use crate::export::watched::Watched;
@@ -51,8 +56,8 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    /// Has no more messages be taken when it is dropped.
-    stop: Option<oneshot::Sender<()>>,
+    /// Has no more messages be taken when they are dropped, each on an iothread.
+    stop: Vec<oneshot::Sender<()>>,
     /// It is served no more.
     ended: bool,
 }
@@ -79,22 +84,75 @@ async fn aside<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'stat
     done.map_err(|error| Error::new(ErrorKind::Closed, error.to_string()))?
 }
 
+/// A file system that is mounted, and that the kernel has agreed on. Nobody answers its messages yet.
+struct Begun {
+    path: PathBuf,
+    device: u64,
+    /// Other users than that of the daemon can open it.
+    allow_other: bool,
+    agreement: Agreement,
+    /// What each iothread serves it by: one at least.
+    lines: Vec<Line>,
+}
+
 impl FusePrepared {
-    /// Mounts the export; answers where, and whether other users can open it.
-    async fn mount(&self) -> Result<(PathBuf, Mounted, bool)> {
+    /// Whether requests are to come over io_uring: where it is not said, only where the node's do.
+    async fn io_uring(&self, client: &Client) -> MillpondFuseIoUring {
+        match self
+            .options
+            .x_millpond_io_uring
+            .unwrap_or(MillpondFuseIoUring::Auto)
+        {
+            MillpondFuseIoUring::Auto if !has_io_uring(client).await => MillpondFuseIoUring::Off,
+            wanted => wanted,
+        }
+    }
+
+    /// Mounts the export, to be served by so many iothreads.
+    async fn mount(&self, lines: usize, io_uring: MillpondFuseIoUring) -> Result<Begun> {
         let given = self.options.mountpoint.clone();
         let file = aside(move || mount::find(&given)).await?;
         self.reserved.claim(&file.path, file.device)?;
-        let (given, path) = (self.options.mountpoint.clone(), file.path.clone());
+        let given = self.options.mountpoint.clone();
         let wanted = self.options.allow_other.unwrap_or(FuseExportAllowOther::Auto);
-        let (mounted, allow_other) = aside(move || {
+        let begun = aside(move || {
+            let path = file.path;
             mount::check(&given, &path)?;
-            mount_for(&path, wanted)
+            let (Mounted { channel, device }, allow_other) = mount_for(&path, wanted)?;
+            match agree(&Arc::new(channel), lines, io_uring) {
+                Ok((agreement, lines)) => Ok(Begun {
+                    path,
+                    device,
+                    allow_other,
+                    agreement,
+                    lines,
+                }),
+                Err(error) => {
+                    mount::unmount(&path, device);
+                    Err(failed_to_mount(error))
+                }
+            }
         })
         .await?;
-        self.reserved.set_mounted(mounted.device);
-        Ok((file.path, mounted, allow_other))
+        self.reserved.set_mounted(begun.device);
+        Ok(begun)
     }
+}
+
+/// Whether the iothread of a node works by io_uring, so that an export of it may too.
+async fn has_io_uring(client: &Client) -> bool {
+    let (tell, told) = oneshot::channel();
+    client.run_at_home(move || {
+        let engine = Local::current().map(|local| local.ring().engine());
+        // Who has asked may have gone.
+        let _ = tell.send(engine == Some(Engine::Uring));
+    });
+    told.await.unwrap_or(false)
+}
+
+fn failed_to_mount(error: std::io::Error) -> Error {
+    let text = format!("Failed to mount FUSE session to export: {error}");
+    Error::caused_by(ErrorKind::Unsupported, text, error)
 }
 
 /// Mounts an export for those who are to open it; answers whether all users can.
@@ -102,10 +160,7 @@ impl FusePrepared {
 /// # Errors
 /// It cannot be mounted.
 fn mount_for(path: &Path, wanted: FuseExportAllowOther) -> Result<(Mounted, bool)> {
-    let failed = |error: std::io::Error| {
-        let text = format!("Failed to mount FUSE session to export: {error}");
-        Error::caused_by(ErrorKind::Unsupported, text, error)
-    };
+    let failed = failed_to_mount;
     match wanted {
         FuseExportAllowOther::Off => Ok((mount::mount(path, false).map_err(failed)?, false)),
         FuseExportAllowOther::On => Ok((mount::mount(path, true).map_err(failed)?, true)),
@@ -120,48 +175,67 @@ fn mount_for(path: &Path, wanted: FuseExportAllowOther) -> Result<(Mounted, bool
 impl Prepared for FusePrepared {
     fn start<'a>(&'a self, hold: &'a Hold<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Export>>> {
         async move {
-            let (path, mounted, allow_other) = self.mount().await?;
+            let begun = self.mount(1, self.io_uring(&hold.client).await).await?;
             let rules = Rules {
                 writable: hold.options.writable.unwrap_or(false),
                 growable: self.options.growable.unwrap_or(false),
-                allow_other,
+                allow_other: begun.allow_other,
             };
-            let standing = Arc::new(Standing::new(rules));
-            let channel: Fd = Arc::new(mounted.channel);
-            let ((stop, stopped), (ended, served)) = (oneshot::channel(), oneshot::channel());
-            let weak = Arc::downgrade(&channel);
-            place(Served {
-                id: hold.options.id.as_str().into(),
-                channel,
-                seat: hold.seats().nth(0),
-                graph: self.graph.clone(),
-                standing: Arc::clone(&standing),
-                stop: stopped,
-                ended,
-            });
             let inner = Rc::new(Inner {
                 reserved: Rc::clone(&self.reserved),
-                path,
-                device: mounted.device,
-                channel: weak,
-                standing,
+                path: begun.path,
+                device: begun.device,
+                channel: begun
+                    .lines
+                    .first()
+                    .map_or_else(Weak::new, |line| Arc::downgrade(&line.channel)),
+                standing: Arc::new(Standing::new(rules, begun.agreement)),
                 state: Watched::default(),
             });
-            inner.state.with(|state| state.stop = Some(stop));
-            actix_rt::spawn(Rc::clone(&inner).watch(served));
+            let served = begun.lines.into_iter().map(|line| self.place(hold, &inner, line));
+            actix_rt::spawn(Rc::clone(&inner).watch(served.collect()));
             Ok(Box::new(FuseExport(inner)) as Box<dyn Export>)
         }
         .boxed_local()
     }
 }
 
+impl FusePrepared {
+    /// Has an iothread serve its part of an export; answers what tells, or is dropped, at the end of that.
+    fn place(&self, hold: &Hold<'_>, inner: &Inner, line: Line) -> oneshot::Receiver<()> {
+        let ((stop, stopped), (ended, served)) = (oneshot::channel(), oneshot::channel());
+        inner.state.with(|state| state.stop.push(stop));
+        place(Served {
+            id: hold.options.id.as_str().into(),
+            line,
+            seat: hold.seats().nth(0),
+            graph: self.graph.clone(),
+            standing: Arc::clone(&inner.standing),
+            stays: Vec::new(),
+            stop: stopped,
+            ended,
+        });
+        served
+    }
+}
+
 impl Inner {
-    /// Notes when the export is served no more.
-    async fn watch(self: Rc<Self>, served: oneshot::Receiver<()>) {
-        // An iothread that has ended drops what it serves, and tells nothing.
-        let _told = served.await;
+    /// Notes when the export is served no more. Where one iothread does not serve its part any more, none does.
+    async fn watch(self: Rc<Self>, served: Vec<oneshot::Receiver<()>>) {
+        let mut left = served;
+        while !left.is_empty() {
+            // An iothread that has ended drops what it serves, and tells nothing.
+            let (_told, _which, others) = select_all(left).await;
+            left = others;
+            self.stop();
+        }
         self.state.with(|state| state.ended = true);
         self.state.has_changed();
+    }
+
+    /// Has no more messages be taken.
+    fn stop(&self) {
+        drop(self.state.with(|state| std::mem::take(&mut state.stop)));
     }
 
     /// Unmounts it while it is served, then ends that.
@@ -176,7 +250,7 @@ impl Inner {
                 "a FUSE export is removed before all that is mapped of it was written"
             );
         }
-        drop(self.state.with(|state| state.stop.take()));
+        self.stop();
         self.state.until(|state| state.ended).await;
         if !is_unmounted {
             // Nobody answers the kernel any more, so that this ends. What it came to is in the log.
@@ -216,7 +290,7 @@ impl Export for FuseExport {
             mode: of.mode,
             uid: of.uid,
             gid: of.gid,
-            agreed: inner.standing.agreement(),
+            agreed: Some(inner.standing.agreement()),
             in_flight: inner.standing.in_flight(),
         };
         std::future::ready(SavedExportKind::Fuse(saved)).boxed_local()

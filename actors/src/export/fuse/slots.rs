@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use millpond_ring::fuse::FuseEntry;
+
 use super::standing::Standing;
 use super::wire::{Asked, MAX_TRANSFER};
 
-/// The most requests in flight: taken from the device, and not answered.
+/// The most requests in flight on an iothread: taken from the kernel, and not answered.
 pub(super) const MOST: usize = 64;
 /// The most bytes of data that they hold, but for those of one batch that is being taken.
 const MOST_BYTES: usize = 32 << 20;
@@ -19,7 +21,7 @@ const _: () = assert!(
     "a request of any size has room"
 );
 
-/// The requests in flight of an export, on the iothread that serves it.
+/// The requests in flight of an export, on an iothread that serves it.
 pub(super) struct Slots {
     standing: Arc<Standing>,
     requests: Cell<usize>,
@@ -34,6 +36,8 @@ pub(super) struct Slot {
     bytes: usize,
     /// Others can know of it.
     is_counted: bool,
+    /// What it came by, if that was not the device.
+    entry: Option<FuseEntry>,
 }
 
 impl Slots {
@@ -59,7 +63,7 @@ impl Slots {
     }
 
     /// Counts a request. What asks nothing of the node does not make the export one that is used.
-    pub(super) fn take(self: &Rc<Self>, asked: &Asked) -> Slot {
+    pub(super) fn take(self: &Rc<Self>, asked: &Asked, entry: Option<FuseEntry>) -> Slot {
         let (bytes, asks_node) = (asked.data_len(), asked.asks_node());
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
@@ -70,16 +74,20 @@ impl Slots {
             slots: Rc::clone(self),
             bytes,
             is_counted: asks_node,
+            entry,
         }
     }
 
-    /// Waits until nothing is in flight.
-    pub(super) async fn settled(&self) {
-        poll_fn(|context| match self.requests.get() {
-            0 => Poll::Ready(()),
-            _ => {
-                self.waiter.replace(Some(context.waker().clone()));
-                Poll::Pending
+    /// Waits until nothing is in flight, and does something about each answer meanwhile.
+    pub(super) async fn settled(&self, answered: impl Fn()) {
+        poll_fn(|context| {
+            answered();
+            match self.requests.get() {
+                0 => Poll::Ready(()),
+                _ => {
+                    self.waiter.replace(Some(context.waker().clone()));
+                    Poll::Pending
+                }
             }
         })
         .await;
@@ -87,6 +95,11 @@ impl Slots {
 }
 
 impl Slot {
+    /// What its answer goes by; nothing for one that goes to the device.
+    pub(super) fn entry(&mut self) -> Option<FuseEntry> {
+        self.entry.take()
+    }
+
     /// The answer is about to be sent: who gets it must not find that the export is in use.
     pub(super) fn answering(&mut self) {
         if std::mem::take(&mut self.is_counted) {
@@ -110,6 +123,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::super::attributes::Rules;
+    use super::super::standing::Agreement;
     use super::*;
 
     #[test]
@@ -119,24 +133,28 @@ mod tests {
             growable: false,
             allow_other: false,
         };
-        let standing = Arc::new(Standing::new(rules));
+        let agreement = Agreement {
+            direct: true,
+            max_transfer: MAX_TRANSFER,
+        };
+        let standing = Arc::new(Standing::new(rules, agreement));
         let slots = Slots::new(&standing);
         let waker = Waker::noop();
-        let taken: Vec<_> = (0..MOST).map(|_| slots.take(&Asked::Flush)).collect();
+        let taken: Vec<_> = (0..MOST).map(|_| slots.take(&Asked::Flush, None)).collect();
         assert_eq!(slots.room(waker), 0);
         assert_eq!(standing.in_flight(), MOST as u32);
         drop(taken);
         assert_eq!(slots.room(waker), MOST);
         assert_eq!(standing.in_flight(), 0);
-        let open = slots.take(&Asked::Open);
+        let open = slots.take(&Asked::Open, None);
         assert_eq!((slots.room(waker), standing.in_flight()), (MOST - 1, 0));
         drop(open);
         let (offset, len) = (0, MAX_TRANSFER);
         for asked in [Asked::Read { offset, len }, Asked::Write { offset, len }] {
             let most = MOST_BYTES / MAX_TRANSFER as usize;
-            let mut large: Vec<_> = (1..most).map(|_| slots.take(&asked)).collect();
+            let mut large: Vec<_> = (1..most).map(|_| slots.take(&asked, None)).collect();
             assert_eq!(slots.room(waker), MOST - most + 1);
-            large.push(slots.take(&asked));
+            large.push(slots.take(&asked, None));
             assert_eq!(slots.room(waker), 0);
             drop(large);
             assert_eq!((slots.room(waker), standing.in_flight()), (MOST, 0));

@@ -15,14 +15,14 @@ const STEP: u64 = 1 << 30;
 impl Session {
     /// Changes the length of the node.
     pub(super) async fn set_length(&self, size: u64) -> Result<(), Errno> {
-        let _alone = self.lengths.lock().await;
+        let _alone = self.standing.lengths.lock().await;
         self.truncate(size, Preallocation::Off, RequestFlags::ZERO_WRITE)
             .await
     }
 
     /// Makes the node reach at least to `end`.
     pub(super) async fn grow(&self, end: u64) -> Result<(), Errno> {
-        let _alone = self.lengths.lock().await;
+        let _alone = self.standing.lengths.lock().await;
         if self.length().await? >= end {
             // Another write was as long.
             return Ok(());
@@ -109,7 +109,7 @@ impl Session {
 
     /// Allocates behind the end, where it can be done by making the node longer.
     async fn allocate(&self, offset: u64, end: u64) -> Result<(), Errno> {
-        let _alone = self.lengths.lock().await;
+        let _alone = self.standing.lengths.lock().await;
         let length = self.length().await?;
         if offset < length {
             return Err(Errno::OPNOTSUPP);

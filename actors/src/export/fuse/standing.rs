@@ -1,37 +1,46 @@
 //! What an export is at the moment, for its iothread, which changes it, and for the control thread, which looks.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::lock::Mutex;
 use millpond_messages::saved::SavedFuseAgreement;
 
 use super::attributes::{Ownership, Rules};
-use super::wire::MAX_TRANSFER;
 
-/// The state of an export that goes with it from iothread to iothread. Only the one that serves it writes here.
+/// What was agreed on with the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Agreement {
+    /// Reads and writes pass the kernel's cache by.
+    pub(super) direct: bool,
+    /// The most bytes of one read or write.
+    pub(super) max_transfer: u32,
+}
+
+/// The state of an export, for the iothreads that serve it. The kernel has one change of the owner, or of the length, under
+/// way at a time.
 #[derive(Debug)]
 pub(super) struct Standing {
     rules: Rules,
+    agreement: Agreement,
     mode: AtomicU32,
     uid: AtomicU32,
     gid: AtomicU32,
-    /// The kernel has asked for an agreement, and got it.
-    agreed: AtomicBool,
-    /// Reads and writes pass the kernel's cache by.
-    direct: AtomicBool,
     in_flight: AtomicU32,
+    /// Held by who changes the length, on whichever iothread: others that do wait. No thread does.
+    pub(super) lengths: Mutex<()>,
 }
 
 impl Standing {
-    pub(super) fn new(rules: Rules) -> Self {
+    pub(super) fn new(rules: Rules, agreement: Agreement) -> Self {
         let Ownership { mode, uid, gid } = Ownership::new(rules);
         Self {
             rules,
+            agreement,
             mode: AtomicU32::new(mode),
             uid: AtomicU32::new(uid),
             gid: AtomicU32::new(gid),
-            agreed: AtomicBool::new(false),
-            direct: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
+            lengths: Mutex::default(),
         }
     }
 
@@ -53,22 +62,20 @@ impl Standing {
         self.gid.store(of.gid, Ordering::Relaxed);
     }
 
-    /// An agreement with the kernel was made.
-    pub(super) fn agree(&self, direct: bool) {
-        self.direct.store(direct, Ordering::Relaxed);
-        self.agreed.store(true, Ordering::Release);
-    }
-
-    /// What was agreed on, if it was.
-    pub(super) fn agreement(&self) -> Option<SavedFuseAgreement> {
-        self.agreed.load(Ordering::Acquire).then(|| SavedFuseAgreement {
-            max_write: MAX_TRANSFER,
+    /// What was agreed on, written down.
+    pub(super) fn agreement(&self) -> SavedFuseAgreement {
+        SavedFuseAgreement {
+            max_write: self.max_transfer(),
             direct: self.is_direct(),
-        })
+        }
     }
 
-    pub(super) fn is_direct(&self) -> bool {
-        self.direct.load(Ordering::Relaxed)
+    pub(super) const fn is_direct(&self) -> bool {
+        self.agreement.direct
+    }
+
+    pub(super) const fn max_transfer(&self) -> u32 {
+        self.agreement.max_transfer
     }
 
     /// A request was taken.

@@ -16,10 +16,10 @@ pub(super) const WRITE_HEAD: usize = IN_HEADER + 40;
 /// The most bytes that any message has but for the data of a write.
 pub(super) const MOST_HEAD: usize = 168;
 
-/// The pages of one read or write. It is the most that kernels allow unless told otherwise.
-const MAX_PAGES: u16 = 256;
-/// The most bytes of one read or write.
-pub(super) const MAX_TRANSFER: u32 = MAX_PAGES as u32 * 4096;
+/// Bytes of a page, as far as the protocol is concerned.
+const PAGE: u32 = 4096;
+/// The most bytes of one read or write: 256 pages, the most that kernels allow unless told otherwise.
+pub(super) const MAX_TRANSFER: u32 = 256 * PAGE;
 /// Requests that nobody waits for (of asynchronous I/O, and reading ahead) that the kernel has outstanding at once. Unless
 /// told, it has 12.
 const MAX_BACKGROUND: u16 = 64;
@@ -63,6 +63,8 @@ bitflags::bitflags! {
         const INIT_EXT = 1 << 30;
         /// Also a file that passes the kernel's cache by can be mapped and shared.
         const DIRECT_IO_ALLOW_MMAP = 1 << 36;
+        /// Requests can come over io_uring.
+        const OVER_IO_URING = 1 << 41;
     }
 
     /// Which attributes a SETATTR sets.
@@ -86,6 +88,15 @@ pub(super) struct Offered {
     minor: u32,
     max_readahead: u32,
     abilities: Abilities,
+}
+
+/// What the answer to an [`Offered`] asks for, besides what is always wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// The most bytes of one read or write, in whole pages.
+    pub(super) max_transfer: u32,
+    /// Requests are to come over io_uring.
+    pub(super) over_io_uring: bool,
 }
 
 /// The attributes that a SETATTR asks for.
@@ -313,16 +324,25 @@ impl Offered {
         self.abilities.contains(Abilities::DIRECT_IO_ALLOW_MMAP)
     }
 
+    /// Whether requests can come over io_uring.
+    pub(super) const fn allows_io_uring(&self) -> bool {
+        self.abilities.contains(Abilities::OVER_IO_URING)
+    }
+
     /// The answer: what is agreed on.
-    pub(super) fn agree(&self, unique: u64) -> Buffer {
-        let wanted = Abilities::all() & self.abilities;
+    pub(super) fn agree(&self, unique: u64, terms: Terms) -> Buffer {
+        let mut wanted = Abilities::all() & self.abilities;
+        if !terms.over_io_uring {
+            wanted.remove(Abilities::OVER_IO_URING);
+        }
+        let max_transfer = terms.max_transfer.min(MAX_TRANSFER);
         let mut out = Answer::begin(unique, 64);
         out.u32(MAJOR).u32(self.minor.min(MINOR)).u32(self.max_readahead);
         // The halves of a number of 64 bits.
         out.u32(wanted.bits() as u32);
-        out.u16(MAX_BACKGROUND).u16(CONGESTED).u32(MAX_TRANSFER);
-        // Times are told in nanoseconds.
-        out.u32(1).u16(MAX_PAGES).u16(0);
+        out.u16(MAX_BACKGROUND).u16(CONGESTED).u32(max_transfer);
+        // Times are told in nanoseconds. There are no more pages than a `u16` holds.
+        out.u32(1).u16((max_transfer / PAGE) as u16).u16(0);
         out.u32((wanted.bits() >> 32) as u32);
         out.end()
     }

@@ -87,6 +87,18 @@ qapi! {
         growable: Option<bool>,
         /// Whether other users than that of the daemon may open the file; default `auto`.
         allow_other: Option<FuseExportAllowOther>,
+        /// Whether requests come over io_uring; default `auto`: where the kernel offers it (`enable_uring` of its module `fuse`).
+        x_millpond_io_uring: Option<MillpondFuseIoUring> ["unstable"],
+    }
+
+    /// Whether the requests of a FUSE export come over io_uring.
+    enum MillpondFuseIoUring {
+        /// By the device only.
+        Off = "off",
+        /// Over io_uring; an error where the kernel does not offer it.
+        On = "on",
+        /// As `on` where the kernel offers it, and else as `off`.
+        Auto = "auto",
     }
 
     /// Whether other users may open the file of a FUSE export.
