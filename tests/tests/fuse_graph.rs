@@ -27,6 +27,11 @@ fn rounds(default: u32) -> u32 {
 
 /// A daemon with two iothreads, and a qcow2 image that is mounted.
 fn mounted(folder: &Path) -> (Daemon, Mount) {
+    mounted_with(folder, &json!({}))
+}
+
+/// The same, with more options of the export.
+fn mounted_with(folder: &Path, more: &Value) -> (Daemon, Mount) {
     fuse::require();
     let builder = daemon_in(folder);
     let path = folder.join("image");
@@ -36,7 +41,8 @@ fn mounted(folder: &Path) -> (Daemon, Mount) {
         .option("--object", "iothread,id=io1")
         .blockdev(image::file("file", &path));
     let mut daemon = builder.blockdev(image::over("qcow2", "disk", "file")).start();
-    let path = fuse::mount(&mut daemon, "disk", &json!({"writable": true}));
+    let more = image::with(json!({"writable": true}), more);
+    let path = fuse::mount(&mut daemon, "disk", &more);
     (daemon, path)
 }
 
@@ -85,7 +91,16 @@ fn a_node_moves_between_iothreads_under_its_export() {
 
 fn overlays_come_and_go_under_an_export() {
     let folder = scratch();
-    let (mut daemon, path) = mounted(folder.path());
+    change_overlays(mounted(folder.path()));
+}
+
+fn overlays_come_and_go_under_an_export_on_two_iothreads() {
+    let folder = scratch();
+    change_overlays(mounted_with(folder.path(), &json!({"iothread": ["io0", "io1"]})));
+}
+
+/// Puts overlays over a node and commits them, while it is in use.
+fn change_overlays((mut daemon, path): (Daemon, Mount)) {
     let users = Users::start(&path, SIZE, 4, &mut seeded("fuse overlays"));
     let overlay = daemon.dir().join("overlay");
     for _ in 0..rounds(60) {
@@ -309,6 +324,7 @@ fn proxmoxs_sequence_works_from_its_start_to_its_end() {
 millpond_tests::over_each_transport!(
     a_node_moves_between_iothreads_under_its_export,
     overlays_come_and_go_under_an_export,
+    overlays_come_and_go_under_an_export_on_two_iothreads,
     an_export_is_removed_under_load,
     proxmoxs_sequence_works_from_its_start_to_its_end,
 );

@@ -12,6 +12,7 @@ use millpond_tests::daemon::{Daemon, daemon};
 use millpond_tests::fuse::{self, Mount, Transport, Withheld, export, is_mounted, mount, mountpoint};
 use millpond_tests::strace::Strace;
 use millpond_tests::{PATIENCE, image, tool};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -271,4 +272,78 @@ fn exports_come_and_go_on_both_transports_side_by_side() {
         }
         daemon.quit();
     });
+}
+
+/// How often an iothread has run tasks.
+fn task_runs(daemon: &mut Daemon, id: &str) -> u64 {
+    let iothreads = daemon.qmp.ok("x-millpond-query-iothreads", json!({}));
+    let mut all = iothreads.as_array().expect("a list").iter();
+    let found = all.find(|iothread| iothread["id"] == id);
+    found
+        .and_then(|iothread| iothread["task-runs"].as_u64())
+        .expect("the iothread is there")
+}
+
+/// Reads a file from a processor, so many times.
+fn read_on(cpu: usize, path: &Path, count: u64) {
+    let file = open(path);
+    let reader = move || {
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu);
+        sched_setaffinity(None, &cpus).expect("there are two processors at least");
+        for piece in 0..count {
+            let mut buffer = Aligned([0xee; 4096]);
+            let read = file.read_at(&mut buffer.0, piece * 4096).expect("it is read");
+            assert_eq!((read, buffer.0), (4096, [0; 4096]));
+        }
+    };
+    thread::spawn(reader).join().expect("all is read");
+}
+
+#[test]
+fn the_queues_of_processors_are_spread_over_the_iothreads_of_an_export() {
+    fuse::over(Transport::IoUring, || {
+        let mut daemon = start(0);
+        let more = json!({"writable": true, "iothread": ["io0", "io1"]});
+        let path = mount(&mut daemon, "disk", &more);
+        // The node is on the first, so that only what is read by way of the second is seen there.
+        const READS: u64 = 400;
+        let mut before = task_runs(&mut daemon, "io1");
+        for (cpu, least, most) in [(0, 0, READS / 4), (1, READS, u64::MAX), (0, 0, READS / 4)] {
+            read_on(cpu, &path, READS);
+            let after = task_runs(&mut daemon, "io1");
+            let runs = after - before;
+            assert!(
+                (least..=most).contains(&runs),
+                "processor {cpu}: {runs} of {READS}"
+            );
+            before = after;
+        }
+        let refused = daemon.qmp.refused("object-del", json!({"id": "io1"}));
+        assert!(refused.desc.contains("in use"), "{}", refused.desc);
+        daemon.qmp.ok("block-export-del", json!({"id": "fuse"}));
+        daemon.qmp.ok("object-del", json!({"id": "io1"}));
+        daemon.quit();
+    });
+}
+
+#[test]
+fn more_iothreads_than_processors_serve_an_export_as_well() {
+    for transport in [Transport::Device, Transport::IoUring] {
+        fuse::over(transport, || {
+            let builder = daemon();
+            let image = builder.dir().join("image");
+            image::create(&image, "raw", "", 32 * MIB);
+            let names: Vec<_> = (0..5).map(|number| format!("io{number}")).collect();
+            let builder = names.iter().fold(builder, |builder, name| {
+                builder.option("--object", format!("iothread,id={name}"))
+            });
+            let mut daemon = builder.blockdev(image::file("disk", &image)).start();
+            let path = mount(&mut daemon, "disk", &json!({"writable": true, "iothread": names}));
+            verify(&path, 32);
+            daemon.qmp.ok("block-export-del", json!({"id": "fuse"}));
+            assert!(!is_mounted(&path));
+            daemon.quit();
+        });
+    }
 }

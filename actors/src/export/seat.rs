@@ -72,6 +72,11 @@ impl Seats {
         }
     }
 
+    /// How many workers can serve beside each other: one where there are no iothreads.
+    pub(crate) fn count(&self) -> usize {
+        self.threads.len().max(1)
+    }
+
     /// A seat where the fewest workers are, on the first of several.
     pub(crate) fn fewest(&self) -> Seat {
         self.seat(self.threads.iter().min_by_key(|thread| thread.workers()))

@@ -26,6 +26,7 @@ use super::serve::Served;
 use super::standing::{Agreement, Standing};
 use crate::export::kind::{Export, Hold, Prepared};
 use crate::export::saved::Descriptors;
+use crate::export::seat::Seat;
 use crate::export::watched::Watched;
 use crate::export::worker::place;
 use crate::graph::GraphHandle;
@@ -175,7 +176,9 @@ fn mount_for(path: &Path, wanted: FuseExportAllowOther) -> Result<(Mounted, bool
 impl Prepared for FusePrepared {
     fn start<'a>(&'a self, hold: &'a Hold<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Export>>> {
         async move {
-            let begun = self.mount(1, self.io_uring(&hold.client).await).await?;
+            let seats = hold.seats();
+            let lines = seats.count();
+            let begun = self.mount(lines, self.io_uring(&hold.client).await).await?;
             let rules = Rules {
                 writable: hold.options.writable.unwrap_or(false),
                 growable: self.options.growable.unwrap_or(false),
@@ -192,7 +195,8 @@ impl Prepared for FusePrepared {
                 standing: Arc::new(Standing::new(rules, begun.agreement)),
                 state: Watched::default(),
             });
-            let served = begun.lines.into_iter().map(|line| self.place(hold, &inner, line));
+            let lines = begun.lines.into_iter().enumerate();
+            let served = lines.map(|(number, line)| self.place(hold, &inner, seats.nth(number), line));
             actix_rt::spawn(Rc::clone(&inner).watch(served.collect()));
             Ok(Box::new(FuseExport(inner)) as Box<dyn Export>)
         }
@@ -202,13 +206,13 @@ impl Prepared for FusePrepared {
 
 impl FusePrepared {
     /// Has an iothread serve its part of an export; answers what tells, or is dropped, at the end of that.
-    fn place(&self, hold: &Hold<'_>, inner: &Inner, line: Line) -> oneshot::Receiver<()> {
+    fn place(&self, hold: &Hold<'_>, inner: &Inner, seat: Seat, line: Line) -> oneshot::Receiver<()> {
         let ((stop, stopped), (ended, served)) = (oneshot::channel(), oneshot::channel());
         inner.state.with(|state| state.stop.push(stop));
         place(Served {
             id: hold.options.id.as_str().into(),
             line,
-            seat: hold.seats().nth(0),
+            seat,
             graph: self.graph.clone(),
             standing: Arc::clone(&inner.standing),
             stays: Vec::new(),
