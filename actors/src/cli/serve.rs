@@ -306,7 +306,7 @@ async fn character(
     let typed = &argument.typed;
     let warn = |text: String| tell(&format!("{program}: {typed}: warning: {text}"));
     let options = match chardev::parse(&argument.value, warn).map_err(QmpError::generic)? {
-        Parsed::Device(options) => options,
+        Parsed::Device(options) => *options,
         Parsed::BackendHelp => {
             println!("Available chardev backend types: ");
             BACKENDS.iter().for_each(|name| println!("  {name}"));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use millpond_tests::vhost::{FrontEnd, WRITE, kind};
 
 use super::bench::Bench;
+use super::fairness;
 use super::fio::{self, Load};
 use super::graph::pair;
 use super::image::fill;
@@ -89,6 +90,7 @@ pub fn section(bench: &Bench<'_>) -> Section {
     }
     spread::rows(bench, &mut section);
     tls::rows(bench, &mut section);
+    fairness::rows(bench, &mut section);
     section
 }
 

@@ -8,6 +8,7 @@
 mod bench;
 mod client;
 mod exports;
+mod fairness;
 mod fio;
 mod graph;
 mod image;

@@ -372,7 +372,7 @@ async fn add_monitor(daemon: &Daemon, id: &str, socket: &Path) -> io::Result<()>
     let Parsed::Device(options) = parsed else {
         return Err(io::Error::other("no character device"));
     };
-    let added = daemon.add_chardev(options, |_| {}).await;
+    let added = daemon.add_chardev(*options, |_| {}).await;
     added.map_err(|error| io::Error::other(error.to_string()))?;
     let added = daemon.add_monitor(&MonitorOptions::on(id), Commands::of(daemon));
     added.map_err(|error| io::Error::other(error.to_string()))?;

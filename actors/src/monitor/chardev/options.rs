@@ -10,7 +10,7 @@ use std::time::Duration;
 #[derive(Debug, PartialEq)]
 pub enum Parsed {
     /// The options of a character device.
-    Device(ChardevOptions),
+    Device(Box<ChardevOptions>),
     /// The list of backends.
     BackendHelp,
     /// The list of parameters.
@@ -153,7 +153,7 @@ pub fn parse(text: &str, mut warn: impl FnMut(String)) -> Result<Parsed, String>
             values.0.push((name, value));
         }
     }
-    build(id, &values).map(Parsed::Device)
+    build(id, &values).map(Box::new).map(Parsed::Device)
 }
 
 /// A name alone means `on`, and with `no` before it `off`.
@@ -316,7 +316,7 @@ mod tests {
 
     fn device(text: &str) -> ChardevOptions {
         match parse(text, |_| {}) {
-            Ok(Parsed::Device(device)) => device,
+            Ok(Parsed::Device(device)) => *device,
             other => panic!("{text}: {other:?}"),
         }
     }
@@ -334,7 +334,7 @@ mod tests {
         let old = parse("socket,id=qmp,path=/a,,b,server,nowait", |text| {
             warnings.push(text)
         });
-        assert_eq!(old, Ok(Parsed::Device(expected)));
+        assert_eq!(old, Ok(Parsed::Device(expected.into())));
         assert_eq!(
             warnings,
             [
