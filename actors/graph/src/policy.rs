@@ -10,7 +10,7 @@ use millpond_messages::graph::{
 };
 use millpond_messages::{Error, ErrorKind, IoThreadId, Token};
 
-use crate::change::{self, shutdown};
+use crate::change::{self, iothreads, shutdown};
 use crate::effect::{Effect, ImplicitOpens, PolicyEvent, Reply, RequestId};
 use crate::immediate::{cancel, debug, drain};
 use crate::procedure::{Next, Procedure};
@@ -76,6 +76,10 @@ impl Policy {
             Immediate::DrainBegin(DrainBegin { scope, user }) => self.drain_begin(id, &scope, user),
             Immediate::DrainEnd(DrainEnd(token)) => self.drain_end(id, token),
             Immediate::CloseAll(CloseAll { grace }) => self.close_all(id, grace, now),
+            Immediate::ServeOn(request) => {
+                let done = async move { Next::Reply(iothreads::serve_on(&world, request)) };
+                self.questions.push((id, Box::pin(done)));
+            }
             Immediate::CancelInFlight(request) => {
                 let done = async move { Next::Reply(cancel::cancel_in_flight(&world, &request).await) };
                 self.questions.push((id, Box::pin(done)));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::DrainScope;
-use crate::common::{DebugOrder, Token};
+use crate::common::{DebugOrder, RootId, Token};
 
 requests! {
     /// What is begun at once, whatever mutation is under way: that may wait for this very thing.
@@ -51,6 +51,17 @@ requests! {
             /// What the breakpoint was given as its tag.
             tag: String,
         } -> bool: Truth,
+        /// Note that a user works on these iothreads too, wherever its node lives: none of them is deleted before the user lets
+        /// go of the node. Its hold tells them from then on.
+        ///
+        /// # Errors
+        /// There is no such user, or no iothread of one of the names.
+        ServeOn {
+            /// The root edge by which the user holds its node.
+            root: RootId,
+            /// The names of the iothreads, in the order in which the user takes them.
+            iothreads: Vec<String>,
+        },
         /// Flush and close everything. Requests that have not begun are refused from then on; one that waits for a drain gives up,
         /// and what it did is undone.
         ///

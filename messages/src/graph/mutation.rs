@@ -453,17 +453,6 @@ requests! {
         },
         /// Change an iothread's polling.
         TuneIothread(IothreadOptions),
-        /// Note that a user works on these iothreads too, wherever its node lives: none of them is deleted before the user lets
-        /// go of the node. Its hold tells them from then on.
-        ///
-        /// # Errors
-        /// There is no such user, or no iothread of one of the names.
-        ServeOn {
-            /// The root edge by which the user holds its node.
-            root: RootId,
-            /// The names of the iothreads, in the order in which the user takes them.
-            iothreads: Vec<String>,
-        },
         /// Count a node's latencies in new histograms from now on, in place of those of the same kinds; none at all ends those
         /// that there are.
         ///

@@ -2,10 +2,10 @@
 //!
 //! Making and ending an iothread is no [`Change`]: it touches no node, and a thread that has ended does not come back.
 
-use millpond_messages::graph::{IothreadOptions, MoveNode, RootUser, ServeOn, SetIothread};
+use millpond_messages::graph::{GraphReply, IothreadOptions, MoveNode, RootUser, ServeOn, SetIothread};
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
-use crate::effect::Effect;
+use crate::effect::{Effect, Reply};
 use crate::sections::Cover;
 use crate::state::{IothreadEntry, PolicyState};
 use crate::transaction::{self, Change, Transaction};
@@ -63,7 +63,7 @@ pub fn tune(world: &World, options: IothreadOptions) -> Result<()> {
 ///
 /// # Errors
 /// There is no such user, or no such iothread.
-pub fn serve_on(world: &World, ServeOn { root, iothreads }: ServeOn) -> Result<()> {
+pub fn serve_on(world: &World, ServeOn { root, iothreads }: ServeOn) -> Reply {
     world.with(|state| {
         let found = iothreads.iter().map(|name| {
             let found = state.iothread_named(name);
@@ -73,7 +73,7 @@ pub fn serve_on(world: &World, ServeOn { root, iothreads }: ServeOn) -> Result<(
         let user = state.graph.root_mut(root).ok_or(Refusal::NoRoot(root))?;
         user.serves.clone_from(&iothreads);
         state.push(Effect::RootServes { root, iothreads });
-        Ok(())
+        Ok(GraphReply::Done)
     })
 }
 

@@ -41,7 +41,7 @@ mod delete;
 mod freeze;
 mod insert;
 mod internal_snapshot;
-mod iothreads;
+pub mod iothreads;
 mod job;
 mod links;
 mod new_file;
@@ -121,7 +121,6 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::AddIothread(request) => iothreads::add(world, request.0).await,
         Mutation::DelIothread(request) => iothreads::delete(world, &request.id),
         Mutation::TuneIothread(request) => iothreads::tune(world, request.0),
-        Mutation::ServeOn(request) => iothreads::serve_on(world, request),
     };
     reply(done.map(|()| GraphReply::Done))
 }

@@ -62,12 +62,11 @@ pub enum Exchanged {
     TakenBack(NodeId),
 }
 
-/// What users and iothreads are told besides orders.
+/// What users and iothreads are told besides orders; of a change of polling, the longest time.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told {
     MayDo(RootId, Permissions),
     Gone(RootId),
-    /// With its longest polling time.
     Tune(IoThreadId, i64),
     Stop(IoThreadId),
     Serves(RootId, Vec<IoThreadId>),
@@ -323,8 +322,7 @@ impl FakeWorld {
                 Effect::Alarm(after) => self.alarms.push(self.now + after),
                 Effect::StartIothread { order_id, .. } => {
                     self.threads += 1;
-                    let thread = IoThreadId(self.threads);
-                    self.event(PolicyEvent::Started(order_id, Ok((thread, 0))));
+                    self.event(PolicyEvent::Started(order_id, Ok((IoThreadId(self.threads), 0))));
                 }
                 Effect::RootPermissions { root, permissions } => {
                     self.told.push(Told::MayDo(root, permissions));

@@ -15,7 +15,7 @@ use crate::export::worker::Worker;
 
 /// Tells of each new length.
 pub(in crate::export) struct LengthWatch {
-    /// Beside the node.
+    /// A seat beside the node, which alone tells its length.
     pub(in crate::export) seat: Seat,
     pub(in crate::export) device: Arc<Device>,
     /// Told when the length is another one.
