@@ -5,3 +5,5 @@ pub mod process;
 pub mod scsi;
 #[cfg(feature = "guest")]
 pub mod shared_memory;
+#[cfg(feature = "guest")]
+pub mod vduse;

@@ -84,6 +84,9 @@ pub struct RegionSource {
     pub guest: u64,
     /// Its first byte as the program counts that runs the guest.
     pub user: u64,
+    /// What is written there is seen by the others who have the file. If not, the file need not be open for writing, and
+    /// what is written is seen here alone.
+    pub is_writable: bool,
 }
 
 /// A region of a guest's memory.
@@ -109,6 +112,11 @@ impl SharedMapping {
     /// The file cannot be mapped, its pages come from elsewhere or do not fill the mapping, or too much is mapped already. One
     /// that is shorter is cut from the start.
     pub fn new(file: OwnedFd, offset: u64, len: u64) -> io::Result<Self> {
+        Self::map(file, offset, len, libc::MAP_SHARED)
+    }
+
+    /// The same; `flags` say who sees what is written.
+    fn map(file: OwnedFd, offset: u64, len: u64, flags: libc::c_int) -> io::Result<Self> {
         let file_system = fstatfs(&file)?;
         // The number has 32 bits, with a sign on some machines.
         let kind = file_system.f_type as u64 & u64::from(u32::MAX);
@@ -121,7 +129,9 @@ impl SharedMapping {
         }
         prepare_for_cuts()?;
         let size = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let region = MmapRegion::from_file(FileOffset::new(File::from(file), offset), size);
+        let source = FileOffset::new(File::from(file), offset);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let region = MmapRegion::build(Some(source), size, protection, flags | libc::MAP_NORESERVE);
         let region = Arc::new(region.map_err(io::Error::other)?);
         let start = region.as_ptr().addr();
         let place = TABLE.iter().find(|place| {
@@ -169,18 +179,37 @@ impl GuestRegion {
             len,
             guest,
             user,
+            is_writable,
         } = source;
         let ends = guest.checked_add(len).and(user.checked_add(len));
         if len == 0 || ends.is_none() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mapping = SharedMapping::new(file, offset, len)?;
+        let sharing = if is_writable {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
+        let mapping = SharedMapping::map(file, offset, len, sharing)?;
         Ok(Self {
             mapping,
             guest,
             user,
             len,
         })
+    }
+
+    /// The first address that the guest knows it by.
+    #[must_use]
+    pub const fn first(&self) -> u64 {
+        self.guest
+    }
+
+    /// The last address that the guest knows it by.
+    #[must_use]
+    pub const fn last(&self) -> u64 {
+        // It has at least one byte, and its end was checked.
+        self.guest + (self.len - 1)
     }
 
     /// Whether it is the region of `len` bytes at these addresses of the guest and of the program that runs it.
@@ -321,7 +350,32 @@ mod tests {
             len: 8192,
             guest,
             user,
+            is_writable: true,
         })
+    }
+
+    #[test]
+    fn what_is_written_where_the_guest_may_only_read_is_not_seen_by_it() {
+        let file = file(2 * 4096);
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        let source = |is_writable| RegionSource {
+            file: File::open(&path).expect("a file can be opened anew").into(),
+            offset: 0,
+            len: 2 * 4096,
+            guest: 0,
+            user: 0,
+            is_writable,
+        };
+        assert!(
+            GuestRegion::map(source(true)).is_err(),
+            "it is open for reading alone"
+        );
+        let memory = GuestMemory::new(vec![Arc::new(GuestRegion::map(source(false)).unwrap())]).unwrap();
+        memory.space().write_obj(7_u64, GuestAddress(8)).unwrap();
+        assert_eq!(memory.space().read_obj::<u64>(GuestAddress(8)).unwrap(), 7);
+        let mut seen = [0; 8];
+        rustix::io::pread(&file, &mut seen, 8).unwrap();
+        assert_eq!(seen, [0; 8]);
     }
 
     #[test]
