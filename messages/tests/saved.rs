@@ -288,6 +288,19 @@ fn daemon() -> SavedDaemon {
                     in_flight: 1,
                 }),
             },
+            SavedExport {
+                id: "v".into(),
+                node_name: "disk".into(),
+                options: options(serde_json::json!({"name": "disk"})),
+                root: RootId(6),
+                iothreads: Vec::new(),
+                shutting_down: false,
+                kind: SavedExportKind::VduseBlk(SavedVduseExport {
+                    name: "disk".into(),
+                    descriptor: Some(4),
+                    in_flight: "/tmp/vduse-blk-disk".into(),
+                }),
+            },
         ],
         jobs: vec![SavedJob {
             id: "job0".into(),

@@ -57,6 +57,11 @@ Millpond: a storage daemon whose block graph can change while it serves
            [,iothread=ID][,fixed-iothread=on|off]
            [,x-millpond-io-uring=on|off|auto]
                          export a node as the contents of a file that exists
+  --export [type=]vduse-blk,id=ID,node-name=N,name=DEVICE
+           [,num-queues=Q][,queue-size=S][,logical-block-size=BYTES]
+           [,serial=TEXT][,writable=on|off]
+                         a virtio block device of this host's kernel, to be
+                         attached by `vdpa dev add name DEVICE mgmtdev vduse`
 
   --log [target=]stderr|syslog|journald|file=PATH[,format=text|json]
                          where to log; see `--log help`

@@ -73,7 +73,7 @@ pub(crate) fn permissions(options: &BlockExportOptions) -> (Permissions, Permiss
     match &options.kind {
         // The length that clients were told holds as long as the export.
         BlockExportKind::Nbd(_) => (taken, Permissions::all() - Permissions::RESIZE),
-        BlockExportKind::VhostUserBlk(_) => (taken, Permissions::all()),
+        BlockExportKind::VhostUserBlk(_) | BlockExportKind::VduseBlk(_) => (taken, Permissions::all()),
         // The kernel asks for the length each time.
         BlockExportKind::Fuse(fuse) => {
             taken.set(Permissions::RESIZE, fuse.growable.unwrap_or(false));

@@ -15,6 +15,7 @@ mod placement;
 mod registry;
 pub(crate) mod saved;
 mod seat;
+mod vduse;
 mod vhost;
 mod virtio;
 mod watched;

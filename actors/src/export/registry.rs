@@ -21,7 +21,7 @@ use super::nbd::server::NbdServer;
 use super::placement::Placement;
 use super::saved::{Descriptors, options};
 use super::watched::Watched;
-use super::{fuse, nbd, vhost};
+use super::{fuse, nbd, vduse, vhost};
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
 use crate::tls::TlsRegistry;
@@ -192,6 +192,7 @@ impl ExportRegistry {
                 nbd::export::prepare(&self.0.nbd, &self.0.graph, name, nbd)
             }
             BlockExportKind::VhostUserBlk(vhost) => vhost::export::prepare(&options.id, vhost),
+            BlockExportKind::VduseBlk(vduse) => vduse::export::prepare(vduse),
             BlockExportKind::Fuse(fuse) => fuse::export::prepare(&self.0.mountpoints, &self.0.graph, fuse),
         }
     }

@@ -23,7 +23,7 @@ pub struct SavedDaemon {
 
 impl Saved for SavedDaemon {
     const KIND: &'static str = "daemon";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
 }
 
 /// An object that a user made. An iothread is with the graph too, and a throttle group with its levels among the groups.

@@ -33,6 +33,19 @@ pub enum SavedExportKind {
     VhostUserBlk,
     /// It is a file of the host.
     Fuse(SavedFuseExport),
+    /// It is a device of the host's kernel.
+    VduseBlk(SavedVduseExport),
+}
+
+/// A VDUSE export. The kernel keeps the device and what its driver has set up; requests in flight are noted in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedVduseExport {
+    /// The name of the device.
+    pub name: String,
+    /// The place of the device in the list of descriptors that is handed over; none once it is served no more.
+    pub descriptor: Option<u32>,
+    /// The path of the file in which requests in flight are noted.
+    pub in_flight: String,
 }
 
 /// A FUSE export. What the kernel waits for is read from its device.

@@ -27,7 +27,7 @@ pub use daemon::{SavedDaemon, SavedObject, SavedRate, SavedThrottleGroup};
 pub use driver::DriverRecord;
 pub use export::{
     SavedConnection, SavedExport, SavedExportKind, SavedFuseAgreement, SavedFuseExport, SavedNbdExport,
-    SavedNbdServer, SavedReplies, SavedStanding,
+    SavedNbdServer, SavedReplies, SavedStanding, SavedVduseExport,
 };
 pub use graph::{
     SavedBlocker, SavedEdge, SavedFreeze, SavedGraph, SavedIothread, SavedParent, SavedRoot, SavedSection,

@@ -23,15 +23,16 @@ use super::socket::{Socket, SocketEnded};
 use crate::export::kind::{Export, Hold, Prepared};
 use crate::export::saved::Descriptors;
 use crate::export::seat::{Seat, Seats};
-use crate::export::virtio::device::Device;
+use crate::export::virtio::config::feature;
+use crate::export::virtio::device::{Device, Shape, block_size, serial};
 use crate::export::virtio::length::LengthWatch;
 use crate::export::worker::place;
 use crate::socket::{Listeners, OwnFile, listen};
 
-/// Blocks of a device if nothing else is said, in bytes.
-const DEFAULT_BLOCK_SIZE: u64 = 512;
-/// The largest blocks that there are, in bytes.
-const MAX_BLOCK_SIZE: u64 = 2 << 20;
+/// How many descriptors a request has at most.
+const LONGEST: u16 = 128;
+/// What guests read where they ask for a serial number.
+const SERIAL: &str = "vhost_user_blk";
 
 /// An export that is being made: its options were looked at.
 struct VhostPrepared {
@@ -70,13 +71,7 @@ fn invalid(text: impl Into<String>) -> Error {
 /// # Errors
 /// QEMU's texts, in its order: a kind of address, a size of blocks, a number of queues that cannot be.
 pub(in crate::export) fn prepare(id: &str, options: &VhostUserBlkExportOptions) -> Result<Box<dyn Prepared>> {
-    let block_size = options.logical_block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let possible = block_size.is_power_of_two() && (512..=MAX_BLOCK_SIZE).contains(&block_size);
-    let block_size = u32::try_from(block_size).ok().filter(|_| possible);
-    let block_size = block_size.ok_or_else(|| {
-        let text = "parameter logical-block-size must be a power of 2 between 512 and 2097152";
-        invalid(text)
-    })?;
+    let block_size = block_size(options.logical_block_size)?;
     let queues = options.num_queues.unwrap_or(1);
     if queues == 0 {
         return Err(invalid("num-queues must be greater than 0"));
@@ -105,7 +100,15 @@ impl VhostPrepared {
         let length = hold.client.length().await;
         let length = length.map_err(|error| Error::io("Failed to determine the export's length", error))?;
         let writable = hold.options.writable.unwrap_or(false);
-        let device = Arc::new(Device::new(length, self.block_size, self.queues, writable));
+        let shape = Shape {
+            block_size: self.block_size,
+            queues: self.queues,
+            longest: LONGEST,
+            writable,
+            serial: serial(SERIAL),
+            transport: feature::PROTOCOL_FEATURES | feature::CONFIG_WCE,
+        };
+        let device = Arc::new(Device::new(length, shape));
         let Listeners { mut sockets, file } = listen(&self.address).await?;
         let (Some(socket), true) = (sockets.pop(), sockets.is_empty()) else {
             return Err(invalid("exactly one listening socket is needed"));

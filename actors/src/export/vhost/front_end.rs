@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use futures_channel::mpsc;
-use millpond_ring::Fd;
 use millpond_ring::os::shared_memory::{GuestMemory, GuestRegion, RegionSource};
 use rustix::io::ioctl_fionbio;
 use zerocopy::IntoBytes;
@@ -19,7 +18,7 @@ use crate::export::seat::Seats;
 use crate::export::virtio::config::{WCE_AT, feature};
 use crate::export::virtio::device::Device;
 use crate::export::virtio::in_flight::{self, InFlight, InFlightError};
-use crate::export::virtio::vring::{Fault, MAX_QUEUE_SIZE, Order, Surroundings, Vring, VringError};
+use crate::export::virtio::vring::{Call, Fault, MAX_QUEUE_SIZE, Order, Surroundings, Vring, VringError};
 use crate::export::worker::place;
 
 /// How many regions a guest's memory may have.
@@ -312,6 +311,7 @@ impl FrontEnd {
             memory: self.memory.as_ref(),
             in_flight: self.in_flight.as_ref(),
             event_idx: self.features & feature::RING_EVENT_IDX != 0,
+            lookups: None,
             faults: &self.faults,
         };
         let vring = self.vrings.get_mut(usize::from(index));
@@ -336,11 +336,11 @@ impl FrontEnd {
     }
 
     async fn set_call(&mut self, index: u32, call: Option<OwnedFd>) -> Result<(), Refused> {
-        let call: Option<Fd> = match call {
+        let call = match call {
             Some(call) => {
                 // Nobody here may ever wait for the guest to read it.
                 ioctl_fionbio(&call, true).map_err(|errno| Refused::Descriptor(errno.into()))?;
-                Some(Arc::new(call))
+                Some(Call::Counter(Arc::new(call)))
             }
             None => None,
         };
@@ -472,6 +472,7 @@ fn map(region: Region, file: OwnedFd) -> Result<Arc<GuestRegion>, Refused> {
         len,
         guest,
         user,
+        is_writable: true,
     };
     let mapped = GuestRegion::map(source);
     mapped

@@ -18,12 +18,14 @@ pub(in crate::export) mod feature {
     /// Of vhost-user: the two programs can agree on more. Not of the guest.
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
+    /// Addresses are not the guest's own, but what the platform makes of them.
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
 }
 
 /// The most sectors that a guest may ask to discard or to zero at once.
 pub(in crate::export) const MAX_SECTORS: u32 = 32768;
-/// Pieces of data that a request may have: a descriptor each for header and status, out of 128.
-const SEG_MAX: u32 = 126;
+/// Descriptors of a request that are not of its data: header and status.
+const NO_DATA: u16 = 2;
 /// Where the configuration says whether there is a write cache, in bytes.
 pub(in crate::export) const WCE_AT: u32 = 32;
 
@@ -32,7 +34,7 @@ pub(in crate::export) const WCE_AT: u32 = 32;
 #[repr(C)]
 pub(in crate::export) struct Config {
     /// Sectors of 512 bytes.
-    capacity: U64,
+    pub(in crate::export) capacity: U64,
     /// No limit is told of.
     size_max: U32,
     seg_max: U32,
@@ -62,19 +64,22 @@ pub(in crate::export) struct Facts {
     /// In bytes, a power of two from 512 on.
     pub(in crate::export) block_size: u32,
     pub(in crate::export) queues: u16,
+    /// How many descriptors a request has at most.
+    pub(in crate::export) longest: u16,
     pub(in crate::export) writable: bool,
     /// What is written is kept in a cache until it is flushed.
     pub(in crate::export) write_cache: bool,
+    /// The features of how guests reach it.
+    pub(in crate::export) transport: u64,
 }
 
 impl Facts {
     /// The features that it offers.
     pub(in crate::export) const fn features(&self) -> u64 {
         use feature as f;
-        let rings = f::RING_INDIRECT_DESC | f::RING_EVENT_IDX | f::PROTOCOL_FEATURES | f::VERSION_1;
-        let block =
-            f::SEG_MAX | f::BLK_SIZE | f::FLUSH | f::CONFIG_WCE | f::MQ | f::DISCARD | f::WRITE_ZEROES;
-        rings | block | if self.writable { 0 } else { f::RO }
+        let rings = f::RING_INDIRECT_DESC | f::RING_EVENT_IDX | f::VERSION_1;
+        let block = f::SEG_MAX | f::BLK_SIZE | f::FLUSH | f::MQ | f::DISCARD | f::WRITE_ZEROES;
+        rings | block | self.transport | if self.writable { 0 } else { f::RO }
     }
 
     /// The configuration that the guest reads.
@@ -82,7 +87,7 @@ impl Facts {
         Config {
             capacity: U64::new(self.size / 512),
             size_max: U32::ZERO,
-            seg_max: U32::new(SEG_MAX),
+            seg_max: U32::new(self.longest.saturating_sub(NO_DATA).into()),
             geometry: [0; 4],
             blk_size: U32::new(self.block_size),
             physical_block_exp: 0,

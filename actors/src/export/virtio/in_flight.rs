@@ -1,5 +1,5 @@
 //! Requests in flight, noted in memory that outlives this process (vhost-user, "Inflight I/O tracking"): who takes over
-//! after it has died answers each of them once.
+//! after it has died answers each of them once. Others than vhost-user note them in the same form.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -72,6 +72,16 @@ pub(in crate::export) struct InFlight {
     mapping: SharedMapping,
     queues: u16,
     queue_size: u16,
+    stamps: Stamps,
+}
+
+/// Whether the parts of an area say of themselves that they are in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::export) enum Stamps {
+    /// They do: who has made it is not known.
+    Own,
+    /// They do not: zeroes say that nothing is in flight.
+    None,
 }
 
 /// The part of one queue.
@@ -90,12 +100,17 @@ pub(in crate::export) struct Resumed {
     pub(super) heads: Vec<u16>,
 }
 
+/// How long an area for so many queues is, in bytes.
+pub(in crate::export) const fn len(queues: u16, queue_size: u16) -> u64 {
+    part(queue_size) as u64 * queues as u64
+}
+
 /// Makes an area for so many queues; the front end keeps its file.
 ///
 /// # Errors
 /// The system refused it.
 pub(in crate::export) fn make(queues: u16, queue_size: u16) -> Result<(OwnedFd, Area), InFlightError> {
-    let len = part(queue_size) as u64 * u64::from(queues);
+    let len = len(queues, queue_size);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let made = || -> rustix::io::Result<OwnedFd> {
         let file = memfd_create("millpond-inflight", flags)?;
@@ -129,7 +144,15 @@ impl InFlight {
             let (queues, queue_size) = (area.queues, area.queue_size);
             return Err(InFlightError::Impossible { queues, queue_size });
         }
-        let needed = part(area.queue_size) as u64 * u64::from(area.queues);
+        Self::new(file, area, Stamps::Own)
+    }
+
+    /// Maps an area as long as it says, whose parts are stamped or not.
+    ///
+    /// # Errors
+    /// It is too short, or cannot be mapped.
+    pub(in crate::export) fn new(file: OwnedFd, area: &Area, stamps: Stamps) -> Result<Self, InFlightError> {
+        let needed = len(area.queues, area.queue_size);
         if area.len < needed {
             return Err(InFlightError::Short(area.len));
         }
@@ -138,7 +161,15 @@ impl InFlight {
             mapping,
             queues: area.queues,
             queue_size: area.queue_size,
+            stamps,
         })
+    }
+
+    /// Notes that nothing of a queue is in flight, and that it is as if it had never been.
+    pub(in crate::export) fn clear(&self, queue: u16) {
+        if let Some(part) = self.part(queue) {
+            part.copy_from(&vec![0_u8; part.len()]);
+        }
     }
 
     fn part(&self, queue: u16) -> Option<VolatileSlice<'_>> {
@@ -180,13 +211,14 @@ impl InFlight {
     fn resume(&self, queue: u16, queue_size: u16, used: u16) -> Option<(Resumed, u64)> {
         let part = self.part(queue)?;
         let number = |at| part.load::<u16>(at, Ordering::Acquire).ok();
-        if number(at::VERSION)? == 0 {
+        if self.stamps == Stamps::Own && number(at::VERSION)? == 0 {
             part.store(queue_size, at::COUNT, Ordering::Relaxed).ok()?;
             part.store(used, at::USED, Ordering::Relaxed).ok()?;
             part.store(VERSION, at::VERSION, Ordering::Release).ok()?;
             return Some((Resumed::default(), 0));
         }
-        if number(at::VERSION)? != VERSION || number(at::COUNT)? != queue_size {
+        let is_its_own = number(at::VERSION)? == VERSION && number(at::COUNT)? == queue_size;
+        if self.stamps == Stamps::Own && !is_its_own {
             return None;
         }
         // The last answer reached the ring, and its place was not cleared any more.

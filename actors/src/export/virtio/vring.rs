@@ -1,5 +1,7 @@
 //! A queue as it is set up by messages, and what it is told while it runs on an iothread.
 
+use std::fmt::Debug;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -49,13 +51,54 @@ pub(in crate::export) struct RingPlaces {
     used: GuestAddress,
 }
 
+/// How a guest is told that there are answers.
+#[derive(Debug, Clone)]
+pub(in crate::export) enum Call {
+    /// By a counter that it waits for.
+    Counter(Fd),
+    /// By a system call.
+    Interrupt(Arc<dyn Interrupt>),
+}
+
+/// Tells a guest that there are answers, without waiting.
+pub(in crate::export) trait Interrupt: Debug + Send + Sync {
+    /// Tells it once.
+    ///
+    /// # Errors
+    /// It cannot be told now. It may be yet, if the kind of the error is `InvalidInput`: it is about to be ready.
+    fn interrupt(&self) -> io::Result<()>;
+}
+
+impl Call {
+    /// Whether the same guest is told in the same way.
+    pub(in crate::export) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Counter(one), Self::Counter(other)) => Arc::ptr_eq(one, other),
+            (Self::Interrupt(one), Self::Interrupt(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+/// A queue has met an address that its memory has not. Memory that the guest has there after all is found, and all
+/// queues are told of it, before this is answered.
+#[derive(Debug)]
+pub(in crate::export) struct Lookup {
+    pub(in crate::export) address: u64,
+    /// Whether the guest has memory there.
+    pub(in crate::export) found: oneshot::Sender<bool>,
+}
+
+/// Where queues ask for memory that is not known yet.
+pub(in crate::export) type Lookups = mpsc::UnboundedSender<Lookup>;
+
 /// What a queue on its iothread is told to do. Each is answered when it was done.
 #[derive(Debug)]
 pub(in crate::export) enum Order {
     /// Take requests, or none.
     Enable(bool),
     /// Say by this that there are answers.
-    Call(Option<Fd>),
+    Call(Option<Call>),
     /// The guest's memory is this now.
     Memory(Arc<GuestMemory>, RingPlaces),
     /// Take no more requests; answered when those in flight have ended.
@@ -81,6 +124,11 @@ impl Running {
         self.orders.unbounded_send((order, reply)).ok()?;
         done.await.ok()
     }
+
+    /// Whether the queue has ended by itself.
+    pub(in crate::export) fn has_ended(&self) -> bool {
+        self.orders.is_closed()
+    }
 }
 
 /// A queue in the words of the front end.
@@ -89,7 +137,7 @@ pub(in crate::export) struct Vring {
     pub(in crate::export) size: Option<u16>,
     pub(in crate::export) addresses: Option<RingAddresses>,
     pub(in crate::export) base: u16,
-    pub(in crate::export) call: Option<Fd>,
+    pub(in crate::export) call: Option<Call>,
     pub(in crate::export) enabled: bool,
     pub(in crate::export) running: Option<Running>,
 }
@@ -101,8 +149,12 @@ pub(in crate::export) struct Ring {
     pub(in crate::export) memory: Arc<GuestMemory>,
     pub(in crate::export) queue: Queue,
     pub(in crate::export) ledger: Option<Ledger>,
-    /// The guest is told here that there are answers.
-    pub(in crate::export) call: Option<Fd>,
+    /// The guest is told by this that there are answers.
+    pub(in crate::export) call: Option<Call>,
+    /// It may not have been told of the last ones, and is told at once.
+    pub(in crate::export) call_first: bool,
+    /// The guest may have more memory than is known: where to ask for it.
+    pub(in crate::export) lookups: Option<Lookups>,
 }
 
 /// A queue that goes to an iothread. While this value exists nothing of it is in flight.
@@ -126,9 +178,9 @@ pub(in crate::export) struct Surroundings<'a> {
     pub(in crate::export) memory: Option<&'a Arc<GuestMemory>>,
     pub(in crate::export) in_flight: Option<&'a Arc<InFlight>>,
     pub(in crate::export) event_idx: bool,
+    pub(in crate::export) lookups: Option<&'a Lookups>,
     pub(in crate::export) faults: &'a mpsc::UnboundedSender<Fault>,
 }
-
 impl RingPlaces {
     /// Where the parts of ring `index` are in a guest's memory.
     ///
@@ -226,6 +278,9 @@ impl Vring {
                 queue,
                 ledger,
                 call: self.call.clone(),
+                // Who gave answers before may not have told of the last ones any more.
+                call_first: used != 0,
+                lookups: around.lookups.cloned(),
             },
             enabled: self.enabled,
             kick: Arc::new(kick),

@@ -160,9 +160,9 @@ pub struct QueueFacts {
 /// Memory that a device may use, by the addresses that its driver gives it.
 #[derive(Debug)]
 pub struct DeviceMemory {
-    /// The first address.
+    /// The first of its addresses.
     pub start: u64,
-    /// The last address.
+    /// The last of its addresses.
     pub last: u64,
     /// The file that has it.
     pub file: OwnedFd,

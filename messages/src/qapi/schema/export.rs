@@ -17,6 +17,8 @@ qapi! {
         VhostUserBlk = "vhost-user-blk",
         /// As a file of the host.
         Fuse = "fuse",
+        /// A virtio block device of the host's kernel.
+        VduseBlk = "vduse-blk",
     }
 
     /// What an export is to be, also what `--export` takes.
@@ -54,6 +56,8 @@ qapi! {
         VhostUserBlk = "vhost-user-blk": VhostUserBlkExportOptions,
         /// As a file of the host.
         Fuse = "fuse": FuseExportOptions,
+        /// A virtio block device of the host's kernel.
+        VduseBlk = "vduse-blk": VduseBlkExportOptions,
     }
 
     /// The options of a vhost-user-blk export.
@@ -99,6 +103,20 @@ qapi! {
         On = "on",
         /// As `on` where the kernel offers it, and else as `off`.
         Auto = "auto",
+    }
+
+    /// The options of a VDUSE export.
+    struct VduseBlkExportOptions {
+        /// The name of the device, as `vdpa dev add` takes it.
+        name: String,
+        /// How many queues the device has, up to 1024; default 1.
+        num_queues: Option<u16>,
+        /// How many descriptors a queue has at most, a power of two from 4 to 1024; default 256.
+        queue_size: Option<u16>,
+        /// Bytes of a block, a power of two from 512 to 2 MiB; default 512.
+        logical_block_size: Option<u64>,
+        /// The serial number, of which a guest sees at most 20 bytes; default is none.
+        serial: Option<String>,
     }
 
     /// Whether other users may open the file of a FUSE export.

@@ -1,7 +1,7 @@
 //! What a descriptor leads to: the pieces of a request in the guest's memory (Virtio 1.2, section 2.7).
 
 use smallvec::SmallVec;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// The most pieces of a request.
 const MAX_PIECES: usize = 1024;
@@ -124,6 +124,19 @@ impl Chain {
         Err(Broken::Loop)
     }
 
+    /// Whether all of its pieces are in the guest's memory.
+    ///
+    /// # Errors
+    /// One is not: the first address that is missing.
+    pub(super) fn check(&self, memory: &GuestMemoryMmap) -> Result<(), Broken> {
+        for piece in self.readable.iter().chain(&self.writable) {
+            if let Some(missing) = first_missing(memory, piece.address.0, piece.len.into()) {
+                return Err(Broken::Memory(missing));
+            }
+        }
+        Ok(())
+    }
+
     fn add(&mut self, descriptor: Descriptor) -> Result<(), Broken> {
         let piece = Piece {
             address: GuestAddress(descriptor.address),
@@ -144,6 +157,23 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// The first of `len` addresses that is not in the guest's memory.
+fn first_missing(memory: &GuestMemoryMmap, mut at: u64, len: u64) -> Option<u64> {
+    let end = at.checked_add(len)?;
+    while at < end {
+        let Some(region) = memory.find_region(GuestAddress(at)) else {
+            return Some(at);
+        };
+        at = region.last_addr().0.checked_add(1)?;
+    }
+    None
+}
+
+/// The address that is not in the guest's memory, so that nothing as large as a descriptor could be read from `at` on.
+pub(super) fn first_unknown(memory: &GuestMemoryMmap, at: u64) -> Option<u64> {
+    first_missing(memory, at, DESCRIPTOR)
 }
 
 /// The table that an indirect descriptor leads to. It holds all of the request.

@@ -42,7 +42,7 @@ pub(super) enum Wish {
     Read(Range),
     Write(Range),
     Flush,
-    Name,
+    Serial,
     Discard(Range),
     WriteZeroes(Range, RequestFlags),
     /// It cannot be had, and this is the answer.
@@ -105,7 +105,7 @@ impl Request {
             kind::IN => device.range(sector, total(&writable) - 1).map(Wish::Read),
             kind::OUT if device.is_writable() => device.range(sector, given).map(Wish::Write),
             kind::FLUSH => Ok(Wish::Flush),
-            kind::GET_ID => Ok(Wish::Name),
+            kind::GET_ID => Ok(Wish::Serial),
             asked @ (kind::DISCARD | kind::WRITE_ZEROES) if device.is_writable() => {
                 // Exactly one segment: more were not offered.
                 if given == SEGMENT as u64 {

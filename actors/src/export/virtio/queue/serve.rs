@@ -15,9 +15,6 @@ use super::session::{MOST_AT_ONCE, Session};
 use crate::export::backend::ExportedNode;
 use crate::export::virtio::device::SERIAL;
 
-/// Bytes of a device's name.
-const NAME: usize = 20;
-
 /// What serves a request.
 enum Plan {
     /// One request to the node.
@@ -63,7 +60,7 @@ impl Session {
     fn plan(&self, request: &Request) -> Result<Plan, Broken> {
         let operation = match request.wish {
             Wish::Refused(status) => return Ok(Plan::Answered(status)),
-            Wish::Name => return self.tell_name(request).map(Plan::Answered),
+            Wish::Serial => return self.tell_serial(request).map(Plan::Answered),
             Wish::Read(range) | Wish::Write(range) => {
                 if range.len() > MOST_AT_ONCE {
                     return Ok(Plan::Steps);
@@ -92,14 +89,11 @@ impl Session {
         }
     }
 
-    fn tell_name(&self, request: &Request) -> Result<Status, Broken> {
-        let mut name = [0; NAME];
-        let known = name.get_mut(..SERIAL.len()).unwrap_or_default();
-        known.copy_from_slice(SERIAL);
+    fn tell_serial(&self, request: &Request) -> Result<Status, Broken> {
         // The status comes behind it.
         let room = usize::try_from(request.status_at()).unwrap_or(usize::MAX);
-        let name = name.get(..NAME.min(room)).unwrap_or_default();
-        copy_out(self.memory().space(), &request.writable, 0, name)?;
+        let serial = self.device.serial().get(..SERIAL.min(room)).unwrap_or_default();
+        copy_out(self.memory().space(), &request.writable, 0, serial)?;
         Ok(Status::Ok)
     }
 

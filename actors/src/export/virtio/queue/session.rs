@@ -9,16 +9,15 @@ use std::task::{Poll, Waker};
 
 use millpond_engine::iothread::Watched;
 use millpond_engine::node::HomeClient;
-use millpond_ring::Fd;
 use millpond_ring::os::shared_memory::GuestMemory;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::chain::{Broken, Chain, Table};
+use super::chain::{Broken, Chain, Table, first_unknown};
 use super::request::Request;
 use crate::export::virtio::device::Device;
 use crate::export::virtio::in_flight::Ledger;
-use crate::export::virtio::vring::{self, RingPlaces};
+use crate::export::virtio::vring::{self, Call, Lookups, RingPlaces};
 
 /// Bytes of memory that a queue's requests may have at once. One more is begun as long as they have less.
 const MAX_BYTES: u64 = 16 << 20;
@@ -38,6 +37,8 @@ struct Ring {
 #[derive(Default)]
 struct Signal {
     due: bool,
+    /// It is to be told whether it wants to or not: of what it was told before is not known here.
+    always: bool,
     closed: bool,
     task: Option<Waker>,
 }
@@ -60,7 +61,8 @@ pub(super) struct Session {
     pub(super) device: Arc<Device>,
     memory: RefCell<Arc<GuestMemory>>,
     ring: RefCell<Ring>,
-    call: RefCell<Option<Fd>>,
+    call: RefCell<Option<Call>>,
+    lookups: Option<Lookups>,
     in_flight: Cell<u16>,
     bytes: Cell<u64>,
     broken: Cell<Option<Broken>>,
@@ -78,19 +80,27 @@ impl Session {
             queue,
             ledger,
             call,
+            call_first,
+            lookups,
         } = ring;
+        let signal = Signal {
+            due: call_first,
+            always: call_first,
+            ..Signal::default()
+        };
         Self {
             backend,
             device,
             memory: RefCell::new(memory),
             ring: RefCell::new(Ring { queue, ledger }),
             call: RefCell::new(call),
+            lookups,
             in_flight: Cell::new(0),
             bytes: Cell::new(0),
             broken: Cell::new(None),
             doze: Cell::default(),
             waiting: RefCell::default(),
-            signal: RefCell::default(),
+            signal: RefCell::new(signal),
         }
     }
 
@@ -103,6 +113,9 @@ impl Session {
             queue: std::mem::take(&mut ring.queue),
             ledger: ring.ledger.take(),
             call: self.call.take(),
+            // What was due was told.
+            call_first: false,
+            lookups: self.lookups.clone(),
         }
     }
 
@@ -118,9 +131,10 @@ impl Session {
     }
 
     /// The guest is told of answers by this.
-    pub(super) fn set_call(&self, call: Option<Fd>) {
+    pub(super) fn set_call(&self, call: Option<Call>) {
         self.call.replace(call);
         // What was told over the one before may have been lost.
+        self.signal.borrow_mut().always = true;
         self.say();
     }
 
@@ -164,11 +178,11 @@ impl Session {
         .await;
     }
 
-    /// The next request on the ring, if there is one.
+    /// The first descriptor of the next request on the ring, if there is one.
     ///
     /// # Errors
     /// The other side breaks the rules.
-    pub(super) fn next(&self) -> Result<Option<Request>, Broken> {
+    pub(super) fn next(&self) -> Result<Option<u16>, Broken> {
         let mut ring = self.ring.borrow_mut();
         let memory = self.memory.borrow();
         let queue = &mut ring.queue;
@@ -190,9 +204,7 @@ impl Session {
             .load(GuestAddress(at), Ordering::Relaxed)
             .map_err(|_| Broken::Memory(at))?;
         queue.set_next_avail((next + Wrapping(1)).0);
-        drop(memory);
-        drop(ring);
-        self.begin(u16::from_le(head)).map(Some)
+        Ok(Some(u16::from_le(head)))
     }
 
     /// Begins the request whose first descriptor is `head`.
@@ -207,6 +219,9 @@ impl Session {
             len: ring.queue.size(),
         };
         let chain = Chain::read(memory.space(), table, head)?;
+        if self.lookups.is_some() {
+            chain.check(memory.space())?;
+        }
         let request = Request::parse(memory.space(), &self.device, head, chain)?;
         if let Some(ledger) = &mut ring.ledger {
             ledger.begin(head);
@@ -214,6 +229,15 @@ impl Session {
         self.in_flight.set(self.in_flight.get() + 1);
         self.bytes.set(self.bytes.get() + request.cost(MOST_AT_ONCE));
         Ok(request)
+    }
+
+    /// Where to ask for memory that a request needs, and for what address; `None` if its address is nowhere.
+    pub(super) fn unknown(&self, broken: Broken) -> Option<(&Lookups, u64)> {
+        let (Broken::Memory(at), Some(lookups)) = (broken, &self.lookups) else {
+            return None;
+        };
+        let address = first_unknown(self.memory().space(), at)?;
+        Some((lookups, address))
     }
 
     /// Has the iothread look for requests as long as it is awake.
@@ -309,6 +333,11 @@ impl Session {
         }
     }
 
+    /// Whether no more answers come.
+    pub(super) fn is_closed(&self) -> bool {
+        self.signal.borrow().closed
+    }
+
     /// No more answers come.
     pub(super) fn close(&self) {
         self.signal.borrow_mut().closed = true;
@@ -319,11 +348,13 @@ impl Session {
     ///
     /// Whoever adds the first answer makes the task ready that waits here, behind all tasks that are ready by then: the
     /// guest is told of their answers at once.
-    pub(super) async fn call_is_due(&self) -> Option<Fd> {
+    pub(super) async fn call_is_due(&self) -> Option<Call> {
         poll_fn(|context| {
             let mut signal = self.signal.borrow_mut();
             if std::mem::take(&mut signal.due) {
-                let call = self.call.borrow().clone().filter(|_| self.wants_interrupt());
+                let call = self.call.borrow().clone();
+                let always = call.is_some() && std::mem::take(&mut signal.always);
+                let call = call.filter(|_| self.wants_interrupt() || always);
                 if call.is_some() {
                     return Poll::Ready(call);
                 }
@@ -338,13 +369,9 @@ impl Session {
     }
 
     /// Whether nobody waits any more for what is told over `call`; if not, the task looks again when that may have changed.
-    pub(super) fn is_call_over(&self, call: &Fd, waker: &Waker) -> bool {
+    pub(super) fn is_call_over(&self, call: &Call, waker: &Waker) -> bool {
         let mut signal = self.signal.borrow_mut();
-        let same = self
-            .call
-            .borrow()
-            .as_ref()
-            .is_some_and(|now| Arc::ptr_eq(now, call));
+        let same = self.call.borrow().as_ref().is_some_and(|now| now.is(call));
         signal.task = Some(waker.clone());
         signal.closed || !same
     }

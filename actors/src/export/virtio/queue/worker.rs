@@ -5,6 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
 use futures_core::Stream;
@@ -18,11 +19,16 @@ use super::chain::Broken;
 use super::session::Session;
 use crate::export::seat::Seat;
 use crate::export::virtio::in_flight::Resumed;
-use crate::export::virtio::vring::{Order, Ordered, Start};
+use crate::export::virtio::vring::{Call, Interrupt, Lookup, Order, Ordered, Start};
 use crate::export::worker::Worker;
 
 /// So many requests are taken before other tasks of the iothread have their turn.
 const BURST: usize = 64;
+
+/// How often a guest is told of answers that is not ready to be told.
+const ATTEMPTS: u32 = 10;
+/// How long the first pause between two attempts is; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why no more requests are taken.
 enum Stop {
@@ -47,6 +53,8 @@ enum For {
     Room,
     /// The end of a drained section.
     Gate,
+    /// Whether the guest has memory at an address.
+    Memory,
     /// Nothing else than orders.
     Orders,
 }
@@ -56,6 +64,8 @@ enum Taken {
     More,
     NoRoom,
     All,
+    /// A request is in memory that is not known.
+    Unknown,
 }
 
 /// The descriptor by which a guest says that there are requests.
@@ -100,6 +110,8 @@ struct Queue {
     enabled: bool,
     resumed: Resumed,
     orders: mpsc::UnboundedReceiver<Ordered>,
+    /// The answer to what was asked last about the guest's memory.
+    found: Option<oneshot::Receiver<bool>>,
 }
 
 impl Queue {
@@ -113,6 +125,9 @@ impl Queue {
                 For::Gate
             } else if session.backend.has_moved() {
                 return Stop::Moved;
+            } else if self.found.is_some() {
+                // What was asked is answered once, however many orders come first.
+                For::Memory
             } else {
                 match self.take() {
                     Ok(Taken::More) => {
@@ -121,6 +136,7 @@ impl Queue {
                     }
                     Ok(Taken::NoRoom) => For::Room,
                     Ok(Taken::All) => For::Kick,
+                    Ok(Taken::Unknown) => For::Memory,
                     Err(_) if session.is_cut() => return Stop::Broken(Broken::Cut.to_string()),
                     Err(broken) => return Stop::Broken(broken.to_string()),
                 }
@@ -160,19 +176,54 @@ impl Queue {
             if !self.session.has_room() {
                 return Ok(Taken::NoRoom);
             }
-            let request = match self.resumed.heads.pop() {
-                Some(head) => self.session.begin(head)?,
+            let head = match self.resumed.heads.pop() {
+                Some(head) => head,
                 None => match self.session.next()? {
-                    Some(request) => request,
+                    Some(head) => head,
                     None => {
                         self.session.doze();
                         return Ok(Taken::All);
                     }
                 },
             };
-            self.session.dispatch(&self.local, request);
+            match self.session.begin(head) {
+                Ok(request) => self.session.dispatch(&self.local, request),
+                Err(broken) => return self.look_up(head, broken),
+            }
         }
         Ok(Taken::More)
+    }
+
+    /// Asks for the memory that the request at `head` needs, which is the next one again.
+    fn look_up(&mut self, head: u16, broken: Broken) -> Result<Taken, Broken> {
+        let (lookups, address) = self.session.unknown(broken).ok_or(broken)?;
+        let (found, answer) = oneshot::channel();
+        lookups
+            .unbounded_send(Lookup { address, found })
+            .map_err(|_| broken)?;
+        self.resumed.heads.push(head);
+        self.found = Some(answer);
+        Ok(Taken::Unknown)
+    }
+
+    /// Whether it is known if the guest has the memory that was asked for.
+    ///
+    /// # Errors
+    /// It has none there.
+    fn poll_found(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let Some(found) = &mut self.found else {
+            return Poll::Ready(Ok(()));
+        };
+        let Poll::Ready(answer) = Pin::new(found).poll(context) else {
+            return Poll::Pending;
+        };
+        self.found = None;
+        Poll::Ready(match answer {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Stop::Broken("a request is not in the guest's memory".to_owned())),
+            // Whoever was asked has gone.
+            Err(_) => Err(Stop::Abandoned),
+        })
     }
 
     /// Waits for an order, or for something else; nothing if that has come.
@@ -196,6 +247,11 @@ impl Queue {
             For::Orders => false,
             For::Room => session.has_room(),
             For::Gate => session.backend.watch_open(context.waker()),
+            For::Memory => match self.poll_found(context) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(stop)) => return Poll::Ready(Err(stop)),
+                Poll::Pending => false,
+            },
             For::Kick if session.is_roused() => true,
             For::Kick => match self.kick.poll(self.local.ring(), context) {
                 Poll::Ready(Ok(())) => true,
@@ -213,15 +269,39 @@ impl Queue {
     }
 }
 
+/// Tells a guest of answers, and does it again for a while where it is not ready: between the start of the queues and what
+/// its kernel notes of that, no time is agreed on.
+async fn interrupt_until_told(session: &Session, local: &Local, interrupt: &dyn Interrupt) {
+    for attempt in 0..ATTEMPTS {
+        match interrupt.interrupt() {
+            Ok(()) => return,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            Err(error) => return tracing::warn!(%error, "a guest cannot be told of answers"),
+        }
+        if session.is_closed() {
+            return;
+        }
+        local.ring().sleep(FIRST_PAUSE * (1 << attempt)).await;
+    }
+    tracing::warn!("a guest is not ready to be told of answers");
+}
+
 /// Tells the guest of answers until no more come.
 async fn tell(session: Rc<Session>, local: Rc<Local>) {
     let ring = local.ring();
     let one = 1_u64.to_ne_bytes();
     let mut kept = None;
     while let Some(call) = session.call_is_due().await {
+        let counter = match &call {
+            Call::Counter(counter) => counter,
+            Call::Interrupt(interrupt) => {
+                interrupt_until_told(&session, &local, &**interrupt).await;
+                continue;
+            }
+        };
         if ring.engine() == Engine::Uring {
             let one = kept.take().unwrap_or_else(|| Buffer::from_slice(&one).into());
-            let mut written = ring.write_at(&call, one, 0, false);
+            let mut written = ring.write_at(counter, one, 0, false);
             // The other side may have filled the counter up: then it is waited for only as long as nothing else is.
             kept = poll_fn(|context| match Pin::new(&mut written).poll(context) {
                 Poll::Ready((_, one)) => Poll::Ready(Some(one)),
@@ -232,7 +312,7 @@ async fn tell(session: Rc<Session>, local: Rc<Local>) {
         }
         if kept.is_none() {
             // It does not wait. A counter that is full tells as much.
-            let _ = write(&call, &one);
+            let _ = write(counter, &one);
         }
     }
 }
@@ -258,7 +338,7 @@ impl Worker for Start {
             faults,
         } = self;
         let session = Rc::new(Session::new(seat.node(), ring));
-        let _watching = local.look_at(Rc::clone(&session) as Rc<dyn Watched>);
+        let watching = local.look_at(Rc::clone(&session) as Rc<dyn Watched>);
         let told = local.spawn_task(tell(Rc::clone(&session), Rc::clone(&local)));
         let mut queue = Queue {
             local,
@@ -270,28 +350,32 @@ impl Worker for Start {
             enabled,
             resumed,
             orders,
+            found: None,
         };
         let stop = queue.run().await;
         session.settled().await;
         session.close();
         told.await;
+        if let Stop::Moved = stop {
+            return Some(Self {
+                index,
+                seat,
+                ring: session.take_apart(),
+                enabled: queue.enabled,
+                kick,
+                resumed: queue.resumed,
+                orders: queue.orders,
+                faults,
+            });
+        }
+        let taken = session.taken();
+        // Who hears that it has stopped can count on it that nothing of the guest's is held here any more.
+        drop((watching, queue, session));
         match stop {
-            Stop::Moved => {
-                return Some(Self {
-                    index,
-                    seat,
-                    ring: session.take_apart(),
-                    enabled: queue.enabled,
-                    kick,
-                    resumed: queue.resumed,
-                    orders: queue.orders,
-                    faults,
-                });
-            }
             // Whoever is not heard has gone.
-            Stop::Ordered(reply) => drop(reply.send(session.taken())),
+            Stop::Ordered(reply) => drop(reply.send(taken)),
             Stop::Broken(why) => drop(faults.unbounded_send((index, why))),
-            Stop::Abandoned => {}
+            Stop::Abandoned | Stop::Moved => {}
         }
         None
     }
