@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use millpond_tests::fuse::Offered;
 use millpond_tests::vhost::{FrontEnd, WRITE, kind};
 
 use super::bench::Bench;
@@ -34,8 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 enum Kind {
     /// A null node as a virtio block device with one queue.
     VirtioNull,
-    /// A null node as a file.
+    /// A null node as a file, by the device.
     FileNull,
+    /// The same over io_uring. The peer has the device.
+    FileNullRing,
     /// A raw image in memory as a file.
     FileRaw,
 }
@@ -48,7 +51,7 @@ struct Row {
     target: f64,
 }
 
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 7] = [
     Row {
         name: "vhost-user-blk, null, 4 KiB read, 1 in flight, one queue",
         kind: Kind::VirtioNull,
@@ -70,6 +73,18 @@ const ROWS: [Row; 5] = [
     Row {
         name: "FUSE, null, 4 KiB read, 16 in flight",
         kind: Kind::FileNull,
+        depth: 16,
+        target: 2.0,
+    },
+    Row {
+        name: "FUSE over io_uring, null, 4 KiB read, 1 in flight",
+        kind: Kind::FileNullRing,
+        depth: 1,
+        target: 2.0,
+    },
+    Row {
+        name: "FUSE over io_uring, null, 4 KiB read, 16 in flight",
+        kind: Kind::FileNullRing,
         depth: 16,
         target: 2.0,
     },
@@ -96,6 +111,7 @@ pub fn section(bench: &Bench<'_>) -> Section {
 
 fn one_row(bench: &Bench<'_>, row: &Row, section: &mut Section) -> Outcome<()> {
     let programs = bench.programs();
+    let _offered = (row.kind == Kind::FileNullRing).then(Offered::new);
     let runs = alternate(
         bench.runs(),
         programs.len(),
@@ -104,7 +120,9 @@ fn one_row(bench: &Bench<'_>, row: &Row, section: &mut Section) -> Outcome<()> {
             let daemon = Exporting::start(programs[which], bench.dir(), row.kind)?;
             match row.kind {
                 Kind::VirtioNull => virtio(&daemon.place, row.depth, bench.seconds()),
-                Kind::FileNull | Kind::FileRaw => file(&daemon.place, row.depth, bench.seconds()),
+                Kind::FileNull | Kind::FileNullRing | Kind::FileRaw => {
+                    file(&daemon.place, row.depth, 1, bench.seconds())
+                }
             }
         },
         |rate| [*rate],
@@ -128,7 +146,7 @@ impl Exporting {
         let image = dir.join("exported.raw");
         let (blockdev, place) = match kind {
             Kind::VirtioNull => (null(), dir.join("vhost.sock")),
-            Kind::FileNull => (null(), dir.join("exported")),
+            Kind::FileNull | Kind::FileNullRing => (null(), dir.join("exported")),
             Kind::FileRaw => {
                 fill(&image, SIZE)?;
                 let blockdev = format!("driver=file,node-name=disk,filename={}", image.display());
@@ -141,9 +159,14 @@ impl Exporting {
         }
         let export = match kind {
             Kind::VirtioNull => format!("vhost-user-blk,addr.type=unix,addr.path={}", place.display()),
-            Kind::FileNull | Kind::FileRaw => {
+            Kind::FileNull | Kind::FileNullRing | Kind::FileRaw => {
                 File::create(&place)?;
-                format!("fuse,mountpoint={}", place.display())
+                let transport = match program.name == Program::peer().name {
+                    true => "",
+                    false if kind == Kind::FileNullRing => ",x-millpond-io-uring=on",
+                    false => ",x-millpond-io-uring=off",
+                };
+                format!("fuse,mountpoint={}{transport}", place.display())
             }
         };
         let process = program
@@ -172,7 +195,7 @@ impl Exporting {
     fn is_up(&self, kind: Kind) -> bool {
         match kind {
             Kind::VirtioNull => self.place.exists(),
-            Kind::FileNull | Kind::FileRaw => {
+            Kind::FileNull | Kind::FileNullRing | Kind::FileRaw => {
                 std::fs::metadata(&self.place).is_ok_and(|facts| facts.len() == SIZE)
             }
         }
@@ -231,13 +254,14 @@ fn virtio(socket: &Path, depth: u16, seconds: f64) -> Outcome<f64> {
     }
 }
 
-/// Reads a file at random, past the page cache; how many times a second.
-fn file(path: &Path, depth: u16, seconds: f64) -> Outcome<f64> {
+/// Reads a file at random, past the page cache, by so many programs at once; how many times a second.
+pub(super) fn file(path: &Path, depth: u16, jobs: u32, seconds: f64) -> Outcome<f64> {
     let output = fio::run(&Load {
         engine: if depth == 1 { "psync" } else { "io_uring" },
         work: "randread",
         block: BLOCK as u64,
         depth: depth.into(),
+        jobs,
         seconds,
         file: path,
     })?;

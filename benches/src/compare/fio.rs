@@ -17,8 +17,10 @@ pub struct Load<'a> {
     pub work: &'a str,
     /// Bytes of a request.
     pub block: u64,
-    /// How many are in flight.
+    /// How many are in flight of each job.
     pub depth: u32,
+    /// How many make them at once, each on processors of its own.
+    pub jobs: u32,
     /// For how many seconds, after a short while that does not count.
     pub seconds: f64,
     /// The file that they go to.
@@ -37,6 +39,8 @@ pub fn run(load: &Load<'_>) -> Outcome<Vec<u8>> {
         .arg(format!("--rw={}", load.work))
         .arg(format!("--bs={}", load.block))
         .arg(format!("--iodepth={}", load.depth))
+        .args(["--group_reporting", &format!("--numjobs={}", load.jobs)])
+        .args(split(load.jobs))
         .arg(format!("--runtime={}ms", (load.seconds * 1000.0).ceil()))
         .arg(format!("--filename={}", load.file.display()))
         .output()
@@ -45,6 +49,17 @@ pub fn run(load: &Load<'_>) -> Outcome<Vec<u8>> {
         return Err(format!("fio: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
     Ok(output.stdout)
+}
+
+/// What has jobs run on processors of their own.
+fn split(jobs: u32) -> Vec<String> {
+    match jobs {
+        0 | 1 => Vec::new(),
+        jobs => vec![
+            format!("--cpus_allowed=0-{}", jobs - 1),
+            "--cpus_allowed_policy=split".to_owned(),
+        ],
+    }
 }
 
 /// The figures of one kind of work, `read` or `write`, in what `fio` prints.

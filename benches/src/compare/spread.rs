@@ -1,12 +1,15 @@
 //! The rows about exports on two iothreads against one: Millpond beside itself, since the peer refuses a list for them.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use millpond_tests::fuse::Offered;
 use millpond_tests::vhost::{FrontEnd, Guest, Queue, WRITE, kind};
 
 use super::bench::Bench;
+use super::exports;
 use super::graph::pair;
 use super::statistics::alternate;
 use super::table::{Better, Section, compared};
@@ -32,9 +35,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 enum Kind {
     Nbd,
     Virtio,
+    /// A file, by the device or over io_uring.
+    Fuse {
+        over_io_uring: bool,
+    },
 }
 
-const ROWS: [(&str, Kind); 2] = [
+const ROWS: [(&str, Kind); 4] = [
     (
         "NBD, null, 4 KiB read, two connections: two iothreads against one",
         Kind::Nbd,
@@ -42,6 +49,14 @@ const ROWS: [(&str, Kind); 2] = [
     (
         "vhost-user-blk, null, 4 KiB read, two queues: two iothreads against one",
         Kind::Virtio,
+    ),
+    (
+        "FUSE, null, 4 KiB read, two processors: two iothreads against one",
+        Kind::Fuse { over_io_uring: false },
+    ),
+    (
+        "FUSE over io_uring, null, 4 KiB read, two processors: two iothreads against one",
+        Kind::Fuse { over_io_uring: true },
     ),
 ];
 
@@ -72,8 +87,25 @@ fn measure(bench: &Bench<'_>, kind: Kind, iothreads: &str) -> Outcome<f64> {
     if device.exists() {
         std::fs::remove_file(&device)?;
     }
-    let server = Server::spawn(daemon(bench, &socket, &device, iothreads), socket, "disk")?;
+    let file = bench.dir().join("exported");
+    let over_io_uring = kind == Kind::Fuse { over_io_uring: true };
+    let _offered = over_io_uring.then(Offered::new);
+    let mut command = daemon(bench, &socket, &device, iothreads);
+    if let Kind::Fuse { .. } = kind {
+        File::create(&file)?;
+        let transport = if over_io_uring { "on" } else { "off" };
+        command.arg("--export").arg(format!(
+            "fuse,id=file,node-name=disk,mountpoint={},x-millpond-io-uring={transport}{iothreads}",
+            file.display()
+        ));
+    }
+    // The last of the exports: it is there once all are.
+    command
+        .arg("--export")
+        .arg(format!("nbd,id=disk,node-name=disk,name=disk{iothreads}"));
+    let server = Server::spawn(command, socket, "disk")?;
     match kind {
+        Kind::Fuse { .. } => exports::file(&file, DEPTH, SOURCES.into(), bench.seconds()),
         Kind::Nbd => {
             let report = load::run(&Spec {
                 target: server.target().clone(),
@@ -89,7 +121,7 @@ fn measure(bench: &Bench<'_>, kind: Kind, iothreads: &str) -> Outcome<f64> {
     }
 }
 
-/// A daemon that shows the node both ways.
+/// A daemon that shows the node to a virtual machine, and can by NBD.
 fn daemon(bench: &Bench<'_>, socket: &Path, device: &Path, iothreads: &str) -> Command {
     let mut command = bench.ours().command();
     command.args(["--object", "iothread,id=io0", "--object", "iothread,id=io1"]);
@@ -103,9 +135,6 @@ fn daemon(bench: &Bench<'_>, socket: &Path, device: &Path, iothreads: &str) -> C
         "vhost-user-blk,id=device,node-name=disk,num-queues={SOURCES},addr.type=unix,addr.path={}{iothreads}",
         device.display()
     ));
-    command
-        .arg("--export")
-        .arg(format!("nbd,id=disk,node-name=disk,name=disk{iothreads}"));
     command
 }
 

@@ -20,6 +20,7 @@ pub fn measure(row: &Row, file: &Path, seconds: f64) -> Outcome<Figures> {
         work,
         block: row.block,
         depth: row.depth,
+        jobs: 1,
         seconds,
         file,
     })?;
