@@ -324,6 +324,8 @@ fn ended(before: State, result: i32) -> Result<(), FuseEnd> {
     let error = Errno::from_raw_os_error(result.wrapping_neg());
     match error {
         Errno::NOTCONN | Errno::CONNABORTED => Err(FuseEnd::Unmounted),
+        // A thread has ended that had given it: a request may have been lost with it.
+        Errno::CANCELED => Err(FuseEnd::Failed(error)),
         _ if before == State::Registered => {
             tracing::warn!(%error, "the kernel takes no ring for a FUSE file system, which is served by its device");
             Ok(())
