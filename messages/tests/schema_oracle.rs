@@ -124,7 +124,14 @@ impl Comparison {
 const OWN: &[&str] = &["authz-list-file", "chaos", "monitor-qmp"];
 
 /// Commands and members that QEMU has since a later version than the recorded one.
-const NEWER: &[&str] = &["qom-list-get", "target-is-zero", "on-cbw-error"];
+const NEWER: &[&str] = &[
+    "qom-list-get",
+    "target-is-zero",
+    "on-cbw-error",
+    "keep-alive-count",
+    "keep-alive-idle",
+    "keep-alive-interval",
+];
 
 /// Members that are of more types since a later version than the recorded one.
 const WIDER: &[&str] = &["block-export-add arg-type.iothread"];
