@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use rustix::net::getsockname;
 
-use super::SocketError;
+use super::error::SocketError;
 use millpond_ring::os::process::inherited;
 
 /// A descriptor that was passed, and its name.

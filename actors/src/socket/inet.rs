@@ -11,7 +11,7 @@ use rustix::net::{
     sockopt,
 };
 
-use super::{BACKLOG, SocketError};
+use super::error::{BACKLOG, SocketError};
 
 /// The resolver's text for a port that is neither a number nor the name of a service.
 const NO_SERVICE: &str = "Servname not supported for ai_socktype";

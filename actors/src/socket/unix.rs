@@ -10,7 +10,8 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as listen_on, socket_with,
 };
 
-use super::{BACKLOG, Listeners, OwnFile, SocketError, clear_for_socket};
+use super::error::{BACKLOG, SocketError};
+use super::{Listeners, OwnFile, clear_for_socket};
 
 /// The longest path of a unix socket, in bytes, without the zero at its end.
 const MAX_PATH: usize = 107;

@@ -7,7 +7,7 @@ use millpond_messages::qapi::VsockSocketAddress;
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use super::{BACKLOG, SocketError};
+use super::error::{BACKLOG, SocketError};
 
 /// The address that the options mean.
 fn parse(address: &VsockSocketAddress) -> Result<SockAddr, SocketError> {
