@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::PATIENCE;
 use crate::daemon::Daemon;
-use crate::fuse::{self, Mount};
+use crate::fuse::{self, Mount, Offered};
 use crate::image::with;
 use crate::nbd::wire::*;
 use crate::nbd::{Request, Session};
@@ -24,12 +24,14 @@ pub enum Kind {
     Nbd,
     /// A virtual machine's disk.
     VhostUserBlk,
-    /// A file.
+    /// A file, by the device of the kernel.
     Fuse,
+    /// A file, over io_uring.
+    FuseOverIoUring,
 }
 
 /// Every kind.
-pub const KINDS: [Kind; 3] = [Kind::Nbd, Kind::VhostUserBlk, Kind::Fuse];
+pub const KINDS: [Kind; 4] = [Kind::Nbd, Kind::VhostUserBlk, Kind::Fuse, Kind::FuseOverIoUring];
 
 /// The id of the export.
 pub const ID: &str = "exp";
@@ -40,6 +42,8 @@ pub struct Exported {
     kind: Kind,
     place: PathBuf,
     _mount: Option<Mount>,
+    /// The kernel offers io_uring as long as it is needed.
+    _offered: Option<Offered>,
     uri: String,
     name: String,
     address: Option<crate::nbd::Address>,
@@ -70,8 +74,14 @@ impl Kind {
         match self {
             Kind::Nbd => "nbd",
             Kind::VhostUserBlk => "vhost-user-blk",
-            Kind::Fuse => "fuse",
+            Kind::Fuse | Kind::FuseOverIoUring => "fuse",
         }
+    }
+
+    /// Whether its users have a file.
+    #[must_use]
+    pub fn is_file(self) -> bool {
+        matches!(self, Kind::Fuse | Kind::FuseOverIoUring)
     }
 
     /// Requests can begin and end at multiples of so many bytes.
@@ -79,7 +89,7 @@ impl Kind {
     pub fn granularity(self) -> u64 {
         match self {
             Kind::VhostUserBlk => 512,
-            Kind::Nbd | Kind::Fuse => 1,
+            _ => 1,
         }
     }
 
@@ -88,7 +98,7 @@ impl Kind {
     #[must_use]
     pub fn zero_granularity(self) -> u64 {
         match self {
-            Kind::Fuse => 64 << 10,
+            _ if self.is_file() => 64 << 10,
             _ => self.granularity(),
         }
     }
@@ -109,6 +119,7 @@ impl Kind {
     #[track_caller]
     pub fn export_as(self, daemon: &mut Daemon, id: &str, node: &str, more: &Value) -> Exported {
         let options = json!({"type": self.name(), "id": id, "node-name": node});
+        let offered = (self == Kind::FuseOverIoUring).then(Offered::new);
         let (place, own) = match self {
             Kind::Nbd => (PathBuf::new(), json!({ "name": id })),
             Kind::VhostUserBlk => {
@@ -116,16 +127,18 @@ impl Kind {
                 let own = json!({"addr": {"type": "unix", "path": place}});
                 (place, own)
             }
-            Kind::Fuse => {
+            Kind::Fuse | Kind::FuseOverIoUring => {
                 let place = fuse::mountpoint(daemon, id);
-                let own = json!({ "mountpoint": place });
+                let over_io_uring = if self == Kind::Fuse { "off" } else { "on" };
+                let own = json!({"mountpoint": place, "x-millpond-io-uring": over_io_uring});
                 (place, own)
             }
         };
         daemon.qmp.ok("block-export-add", with(with(options, &own), more));
         Exported {
             kind: self,
-            _mount: (self == Kind::Fuse).then(|| Mount::at(place.clone())),
+            _mount: self.is_file().then(|| Mount::at(place.clone())),
+            _offered: offered,
             uri: daemon.uri(id),
             name: id.to_owned(),
             address: (self == Kind::Nbd).then(|| daemon.address()),

@@ -90,6 +90,11 @@ fn frames() {
 }
 
 #[test]
+fn virtio() {
+    run("virtio");
+}
+
+#[test]
 fn every_target_is_run_here() {
     let here = include_str!("fuzz.rs");
     for target in TARGETS {

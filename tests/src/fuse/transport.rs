@@ -75,6 +75,7 @@ macro_rules! over_each_transport {
 }
 
 /// Has the kernel offer io_uring while it lives.
+#[derive(Debug)]
 pub struct Offered {
     /// Held shared by everybody for whom the kernel is to offer it. It holds what was there before.
     found: File,

@@ -9,6 +9,7 @@ mod nbd;
 mod options;
 mod qcow2;
 mod qmp;
+mod virtio;
 
 use std::path::PathBuf;
 
@@ -62,6 +63,12 @@ pub const TARGETS: &[Target] = &[
         run: frames::run,
         seeds: frames::seeds,
         mutations: 20_000,
+    },
+    Target {
+        name: "virtio",
+        run: virtio::run,
+        seeds: virtio::seeds,
+        mutations: 5000,
     },
 ];
 

@@ -356,7 +356,9 @@ impl Worker for Start {
         session.settled().await;
         session.close();
         told.await;
-        if let Stop::Moved = stop {
+        // A request that was on its way may have broken the ring meanwhile, and is not answered then.
+        let broken = session.broken().map(|broken| broken.to_string());
+        if let (Stop::Moved, None) = (&stop, &broken) {
             return Some(Self {
                 index,
                 seat,
@@ -370,13 +372,19 @@ impl Worker for Start {
         }
         let taken = session.taken();
         // Who hears that it has stopped can count on it that nothing of the guest's is held here any more.
-        drop((watching, queue, session));
-        match stop {
-            // Whoever is not heard has gone.
-            Stop::Ordered(reply) => drop(reply.send(taken)),
-            Stop::Broken(why) => drop(faults.unbounded_send((index, why))),
-            Stop::Abandoned | Stop::Moved => {}
+        drop((watching, queue.session, queue.kick, session));
+        // Whoever waits for the end of the queue finds the reason there already: orders end behind this. Whoever is not heard
+        // has gone.
+        match (stop, broken) {
+            (Stop::Broken(why), _) | (Stop::Moved, Some(why)) => drop(faults.unbounded_send((index, why))),
+            (Stop::Ordered(reply), Some(why)) => {
+                drop(faults.unbounded_send((index, why)));
+                drop(reply);
+            }
+            (Stop::Ordered(reply), None) => drop(reply.send(taken)),
+            (Stop::Abandoned | Stop::Moved, _) => {}
         }
+        drop(queue.orders);
         None
     }
 }
