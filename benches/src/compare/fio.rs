@@ -72,8 +72,8 @@ pub fn figures(output: &[u8], kind: &str) -> Outcome<Value> {
         .iter()
         .position(|byte| *byte == b'{')
         .ok_or("fio printed no JSON")?;
-    let mut value: Value = serde_json::from_slice(output.get(start..).unwrap_or_default())?;
-    Ok(value["jobs"][0][kind].take())
+    let value: Value = serde_json::from_slice(output.get(start..).unwrap_or_default())?;
+    Ok(value["jobs"][0][kind].clone())
 }
 
 /// How many requests a second those are.
