@@ -169,7 +169,7 @@ fn help_names_everything_and_versions_have_one_text() {
     assert!(succeeds(&["serve", "--blockdev", "help"]).contains("\n  qcow2\n"));
     let options = succeeds(&["serve", "--blockdev", "qcow2,help"]);
     assert!(options.contains("lazy-refcounts=<bool (on/off)>") && options.contains("(required)"));
-    let kinds = "Export types:\n  nbd\n  vhost-user-blk\n  fuse\n";
+    let kinds = "Export types:\n  nbd\n  vhost-user-blk\n  fuse\n  vduse-blk\n";
     assert_eq!(succeeds(&["serve", "--export", "help"]), kinds);
     assert!(succeeds(&["serve", "--export", "nbd,help"]).contains("allocation-depth"));
 }
