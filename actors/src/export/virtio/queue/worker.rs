@@ -59,6 +59,22 @@ enum For {
     Orders,
 }
 
+impl Stop {
+    /// Says how a queue has ended, which has taken so many requests: `broken` is what was found out behind its end. Whoever
+    /// waits for that finds the reason there already, and orders must end behind this. Whoever is not heard has gone.
+    fn tell(self, broken: Option<String>, taken: u16, fault: impl FnOnce(String)) {
+        match (self, broken) {
+            (Stop::Broken(why), _) | (Stop::Moved, Some(why)) => fault(why),
+            (Stop::Ordered(reply), Some(why)) => {
+                fault(why);
+                drop(reply);
+            }
+            (Stop::Ordered(reply), None) => drop(reply.send(taken)),
+            (Stop::Abandoned | Stop::Moved, _) => {}
+        }
+    }
+}
+
 /// What a burst came to.
 enum Taken {
     More,
@@ -373,17 +389,7 @@ impl Worker for Start {
         let taken = session.taken();
         // Who hears that it has stopped can count on it that nothing of the guest's is held here any more.
         drop((watching, queue.session, queue.kick, session));
-        // Whoever waits for the end of the queue finds the reason there already: orders end behind this. Whoever is not heard
-        // has gone.
-        match (stop, broken) {
-            (Stop::Broken(why), _) | (Stop::Moved, Some(why)) => drop(faults.unbounded_send((index, why))),
-            (Stop::Ordered(reply), Some(why)) => {
-                drop(faults.unbounded_send((index, why)));
-                drop(reply);
-            }
-            (Stop::Ordered(reply), None) => drop(reply.send(taken)),
-            (Stop::Abandoned | Stop::Moved, _) => {}
-        }
+        stop.tell(broken, taken, |why| drop(faults.unbounded_send((index, why))));
         drop(queue.orders);
         None
     }
