@@ -99,11 +99,23 @@ fn measure(bench: &Bench<'_>, kind: Kind, iothreads: &str) -> Outcome<f64> {
             file.display()
         ));
     }
-    // The last of the exports: it is there once all are.
     command
         .arg("--export")
         .arg(format!("nbd,id=disk,node-name=disk,name=disk{iothreads}"));
     let server = Server::spawn(command, socket, "disk")?;
+    // It listens before it has its exports.
+    let is_up = || match kind {
+        Kind::Nbd => true,
+        Kind::Virtio => device.exists(),
+        Kind::Fuse { .. } => std::fs::metadata(&file).is_ok_and(|facts| facts.len() == SIZE),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !is_up() {
+        if Instant::now() > deadline {
+            return Err("the export does not come up".into());
+        }
+        std::thread::yield_now();
+    }
     match kind {
         Kind::Fuse { .. } => exports::file(&file, DEPTH, SOURCES.into(), bench.seconds()),
         Kind::Nbd => {
