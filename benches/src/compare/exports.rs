@@ -6,7 +6,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use millpond_tests::fuse::Offered;
-use millpond_tests::vhost::{FrontEnd, WRITE, kind};
 
 use super::bench::Bench;
 use super::fairness;
@@ -14,19 +13,17 @@ use super::fio::{self, Load};
 use super::graph::pair;
 use super::image::fill;
 use super::spread;
-use super::statistics::alternate;
-use super::table::{Better, Section, compared};
-use super::tls;
+use super::statistics::{Samples, alternate};
+use super::table::{Better, Line, Section, compared};
+use super::{tls, virtio};
 use crate::Outcome;
 use crate::process::Process;
 use crate::server::Program;
 
 /// Bytes of the disk behind the export.
-const SIZE: u64 = 1 << 30;
+pub(super) const SIZE: u64 = 1 << 30;
 /// Bytes of a request.
-const BLOCK: usize = 4096;
-/// Seconds before anything counts.
-const WARM_UP: f64 = 0.2;
+pub(super) const BLOCK: usize = 4096;
 /// How long a daemon may take to come up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -110,28 +107,40 @@ pub fn section(bench: &Bench<'_>) -> Section {
 }
 
 fn one_row(bench: &Bench<'_>, row: &Row, section: &mut Section) -> Outcome<()> {
-    let programs = bench.programs();
     let _offered = (row.kind == Kind::FileNullRing).then(Offered::new);
-    let runs = alternate(
-        bench.runs(),
-        programs.len(),
-        programs.len(),
-        |which| {
-            let daemon = Exporting::start(programs[which], bench.dir(), row.kind)?;
-            match row.kind {
-                Kind::VirtioNull => virtio(&daemon.place, row.depth, bench.seconds()),
-                Kind::FileNull | Kind::FileNullRing | Kind::FileRaw => {
-                    file(&daemon.place, row.depth, 1, bench.seconds())
-                }
+    rates(bench, row.name, row.target, section, |program| {
+        let daemon = Exporting::start(program, bench.dir(), row.kind)?;
+        match row.kind {
+            Kind::VirtioNull => virtio::rate(&daemon.place, 1, row.depth, bench.seconds()),
+            Kind::FileNull | Kind::FileNullRing | Kind::FileRaw => {
+                file(&daemon.place, row.depth, 1, bench.seconds())
             }
-        },
-        |rate| [*rate],
-    )?;
-    let (peer, ours) = pair(&bench.beside_peer(runs), |rate| *rate);
-    let show = |rate: f64| format!("{:.1}k/s", rate / 1000.0);
-    let line = compared(row.name, &peer, &ours, Better::More, Some(row.target), show);
-    section.lines.push(line);
+        }
+    })
+}
+
+/// Adds a row with how many requests a second there are of each program, of which the peer's is to be exceeded so many times.
+pub(super) fn rates(
+    bench: &Bench<'_>,
+    name: &str,
+    target: f64,
+    section: &mut Section,
+    measure: impl Fn(&Program) -> Outcome<f64>,
+) -> Outcome<()> {
+    let programs = bench.programs();
+    let measure = |which: usize| measure(programs[which]);
+    let runs = alternate(bench.runs(), programs.len(), programs.len(), measure, |rate| {
+        [*rate]
+    })?;
+    let rates = pair(&bench.beside_peer(runs), |rate| *rate);
+    section.lines.push(rate_line(name, &rates, target));
     Ok(())
+}
+
+/// A row of rates: of what is compared with, and of what is to exceed it so many times.
+pub(super) fn rate_line(name: &str, (before, after): &(Samples, Samples), target: f64) -> Line {
+    let show = |rate: f64| format!("{:.1}k/s", rate / 1000.0);
+    compared(name, before, after, Better::More, Some(target), show)
 }
 
 /// A daemon with an export.
@@ -204,54 +213,6 @@ impl Exporting {
 
 fn null() -> String {
     format!("driver=null-co,node-name=disk,size={SIZE}")
-}
-
-/// Reads at random over a queue of a virtio device; how many times a second. The guest tells the device, and is interrupted,
-/// only where that is awaited.
-fn virtio(socket: &Path, depth: u16, seconds: f64) -> Outcome<f64> {
-    let mut front_end = FrontEnd::connect(socket);
-    front_end.pass_memory();
-    let mut queue = front_end.start_queue(0);
-    let guest = &mut front_end.guest;
-    let mut headers = Vec::new();
-    for _ in 0..depth {
-        let (header, data, status) = (guest.header(kind::IN, 0), guest.room(BLOCK), guest.room(1));
-        let pieces = [header, (data, BLOCK as u32, WRITE), (status, 1, WRITE)];
-        let head = queue.describe(guest, &pieces);
-        headers.push((head, header.0, status));
-        queue.offer(guest, head);
-    }
-    queue.kick();
-    let (mut random, begun) = (1_u64, Instant::now());
-    let (mut count, mut since) = (0_u64, None);
-    loop {
-        let mut answered = Some(queue.wait_for(guest, PATIENCE)?);
-        let mut offered = 0;
-        while let Some((head, _)) = answered {
-            let found = headers.iter().find(|(known, ..)| *known == head);
-            let (_, header, status) = found.ok_or("an answer to no request")?;
-            if guest.read_byte(*status) != 0 {
-                return Err("a read failed".into());
-            }
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let sector = (random >> 33) % (SIZE / BLOCK as u64) * (BLOCK as u64 / 512);
-            guest.write(header + 8, &sector.to_le_bytes());
-            queue.offer(guest, head);
-            offered += 1;
-            answered = queue.answer(guest);
-        }
-        count += u64::from(offered);
-        queue.kick_where_awaited(guest, true, offered);
-        let elapsed = begun.elapsed().as_secs_f64();
-        if since.is_none() && elapsed > WARM_UP {
-            since = Some((elapsed, count));
-        }
-        if let Some((from, before)) = since
-            && elapsed > from + seconds
-        {
-            return Ok((count - before) as f64 / (elapsed - from));
-        }
-    }
 }
 
 /// Reads a file at random, past the page cache, by so many programs at once; how many times a second.

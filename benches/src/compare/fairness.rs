@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::bench::Bench;
+use super::exports::SIZE;
 use super::graph::pair;
 use super::statistics::alternate;
 use super::table::{Better, Section, compared};
@@ -12,8 +13,6 @@ use crate::server::{Program, Server};
 
 const NAME: &str = "NBD, null, 4 KiB read, 1 in flight beside a client with 128: the longest that 99% wait";
 
-/// Bytes of the null node behind the export.
-const SIZE: u64 = 1 << 30;
 /// How long requests run before they count.
 const WARM_UP: Duration = Duration::from_millis(200);
 

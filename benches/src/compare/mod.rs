@@ -21,6 +21,7 @@ mod statistics;
 mod table;
 mod tls;
 mod tools;
+mod virtio;
 
 use std::path::PathBuf;
 

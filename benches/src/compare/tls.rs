@@ -7,9 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::bench::Bench;
-use super::graph::pair;
-use super::statistics::alternate;
-use super::table::{Better, Section, compared};
+use super::exports;
+use super::table::Section;
 use super::tools::Tool;
 use crate::Outcome;
 use crate::process::Process;
@@ -50,22 +49,11 @@ const ROWS: [Row; 2] = [
 /// Adds the rows that are asked for.
 pub fn rows(bench: &Bench<'_>, section: &mut Section) {
     for row in ROWS.iter().filter(|row| bench.wants(row.name)) {
-        let outcome = one_row(bench, row, section);
+        let outcome = exports::rates(bench, row.name, row.target, section, |program| {
+            measure(program, bench.dir(), row)
+        });
         section.attempt(row.name, outcome);
     }
-}
-
-fn one_row(bench: &Bench<'_>, row: &Row, section: &mut Section) -> Outcome<()> {
-    let programs = bench.programs();
-    let measure = |which: usize| measure(programs[which], bench.dir(), row);
-    let runs = alternate(bench.runs(), programs.len(), programs.len(), measure, |rate| {
-        [*rate]
-    })?;
-    let (peer, ours) = pair(&bench.beside_peer(runs), |rate| *rate);
-    let show = |rate: f64| format!("{:.1}k/s", rate / 1000.0);
-    let line = compared(row.name, &peer, &ours, Better::More, Some(row.target), show);
-    section.lines.push(line);
-    Ok(())
 }
 
 /// How many requests a second a client gets that reads the whole disk.

@@ -237,15 +237,11 @@ async fn node_with_client(layer: &BlockLayer, delay: u64) -> Outcome<Client> {
             force: false,
         })
         .await?;
-    let request = RootRequest {
-        node: "disk".to_owned(),
-        user: RootUser::Embedder("bench".to_owned()),
-        permissions: Permissions::CONSISTENT_READ,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
+    let request = RootRequest::new(
+        "disk",
+        RootUser::Embedder("bench".to_owned()),
+        Permissions::CONSISTENT_READ,
+    );
     Ok(layer.graph().attach(request).await?)
 }
 
