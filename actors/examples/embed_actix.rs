@@ -76,15 +76,11 @@ async fn run(folder: &Path) -> Result<(), Box<dyn Error>> {
     })?;
     image(&graph, folder, "disk").await?;
     image(&graph, folder, "overlay").await?;
-    let request = RootRequest {
-        node: "disk".to_owned(),
-        user: RootUser::Embedder("example".to_owned()),
-        permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
+    let request = RootRequest::new(
+        "disk",
+        RootUser::Embedder("example".to_owned()),
+        Permissions::CONSISTENT_READ | Permissions::WRITE,
+    );
     let client = ask(&graph, AttachRoot(request)).await?;
 
     let snapshot = Snapshot {

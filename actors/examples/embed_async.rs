@@ -140,15 +140,11 @@ fn options(json: serde_json::Value) -> Result<millpond_messages::graph::Options,
 }
 
 async fn attach(layer: &BlockLayer, node: &str) -> Result<Client, Box<dyn Error>> {
-    let request = RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder("example".to_owned()),
-        permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
+    let request = RootRequest::new(
+        node,
+        RootUser::Embedder("example".to_owned()),
+        Permissions::CONSISTENT_READ | Permissions::WRITE,
+    );
     Ok(layer.graph().attach(request).await?)
 }
 

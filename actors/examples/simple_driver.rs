@@ -61,15 +61,11 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let layer = BlockLayer::start(config).await?;
     let node = serde_json::json!({"driver": "memory", "node-name": "disk"});
     layer.graph().add_node(options(node)?).await?;
-    let client = layer.graph().attach(RootRequest {
-        node: "disk".to_owned(),
-        user: RootUser::Embedder("example".to_owned()),
-        permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    });
+    let client = layer.graph().attach(RootRequest::new(
+        "disk",
+        RootUser::Embedder("example".to_owned()),
+        Permissions::CONSISTENT_READ | Permissions::WRITE,
+    ));
     let client = client.await?;
 
     let text = Buffers::from(Buffer::from_slice(b"four methods"));

@@ -181,15 +181,11 @@ fn with_hang<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle, Client, Arc<
         let node =
             json!({"driver": "raw", "node-name": "top", "file": {"driver": "hang", "node-name": "hang"}});
         graph.add_node(options(node)).await.expect("it opens");
-        let client = graph.attach(RootRequest {
-            node: "top".to_owned(),
-            user: RootUser::Embedder("test".to_owned()),
-            permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-            shared: Permissions::all(),
-            iothread: None,
-            iothread_required: false,
-            writethrough: false,
-        });
+        let client = graph.attach(RootRequest::new(
+            "top",
+            RootUser::Embedder("test".to_owned()),
+            Permissions::CONSISTENT_READ | Permissions::WRITE,
+        ));
         let client = client.await.expect("it is free");
         test(graph.clone(), client.clone(), hanging).await;
         graph.detach(client.root()).await.expect("it was attached");
@@ -262,15 +258,11 @@ fn what_hangs_below_a_window_is_cancelled_through_it() {
     with_hang(|graph, _, hanging| async move {
         let node = json!({"driver": "raw", "node-name": "window", "size": 4096, "file": "hang"});
         graph.add_node(options(node)).await.expect("it opens");
-        let client = graph.attach(RootRequest {
-            node: "window".to_owned(),
-            user: RootUser::Embedder("window".to_owned()),
-            permissions: Permissions::CONSISTENT_READ,
-            shared: Permissions::all(),
-            iothread: None,
-            iothread_required: false,
-            writethrough: false,
-        });
+        let client = graph.attach(RootRequest::new(
+            "window",
+            RootUser::Embedder("window".to_owned()),
+            Permissions::CONSISTENT_READ,
+        ));
         let client = client.await.expect("it is free");
         let reader = client.clone();
         let read = actix_rt::spawn(async move { reader.read(0, Buffers::zeroed(512)).await });

@@ -241,15 +241,11 @@ fn with_strict<F: Future<Output = ()>>(
 }
 
 async fn attach(graph: &GraphHandle, node: &str) -> Client {
-    let request = RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
+    let request = RootRequest::new(
+        node,
+        RootUser::Embedder("test".to_owned()),
+        Permissions::CONSISTENT_READ | Permissions::WRITE,
+    );
     graph.attach(request).await.expect("it is free")
 }
 

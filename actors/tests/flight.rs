@@ -21,15 +21,11 @@ fn layer() -> (BlockLayer, Client) {
         unreachable!("it is an object")
     };
     block_on(graph.add_node(options)).unwrap();
-    let client = block_on(graph.attach(RootRequest {
-        node: "disk".to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions: Permissions::CONSISTENT_READ,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    }));
+    let client = block_on(graph.attach(RootRequest::new(
+        "disk",
+        RootUser::Embedder("test".to_owned()),
+        Permissions::CONSISTENT_READ,
+    )));
     (layer, client.unwrap())
 }
 

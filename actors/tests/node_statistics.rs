@@ -33,15 +33,11 @@ async fn add(graph: &GraphHandle, json: Value) {
 }
 
 async fn attach(graph: &GraphHandle, node: &str) -> Client {
-    let request = RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
+    let request = RootRequest::new(
+        node,
+        RootUser::Embedder("test".to_owned()),
+        Permissions::CONSISTENT_READ | Permissions::WRITE,
+    );
     graph.attach(request).await.expect("the node is free")
 }
 
@@ -409,15 +405,11 @@ fn what_failed_is_told_from_what_was_refused() {
             assert_eq!(after[0].operations, 0);
         }
         graph.detach(client.root()).await.expect("it was attached");
-        let reader = RootRequest {
-            node: "top".to_owned(),
-            user: RootUser::Embedder("reader".to_owned()),
-            permissions: Permissions::CONSISTENT_READ,
-            shared: Permissions::all(),
-            iothread: None,
-            iothread_required: false,
-            writethrough: false,
-        };
+        let reader = RootRequest::new(
+            "top",
+            RootUser::Embedder("reader".to_owned()),
+            Permissions::CONSISTENT_READ,
+        );
         let client = graph.attach(reader).await.expect("the node is free");
         let (refused, _) = client.write(0, Buffers::zeroed(512), PLAIN).await;
         assert_eq!(refused, Err(IoError::NotPermitted));

@@ -57,15 +57,11 @@ async fn test(graph: GraphHandle, engine: Engine) {
     };
     let node = json!({"driver": "file", "node-name": "f", "filename": file.path(), "aio": aio});
     graph.add_node(options(node)).await.expect("the file opens");
-    let client = graph.attach(RootRequest {
-        node: "f".to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    });
+    let client = graph.attach(RootRequest::new(
+        "f",
+        RootUser::Embedder("test".to_owned()),
+        Permissions::CONSISTENT_READ | Permissions::WRITE,
+    ));
     let client = client.await.expect("it is free");
     let of_ring = |count| if engine == Engine::Uring { count } else { 0 };
     let mut from = Buffer::alloc(2 * PIECE);

@@ -194,15 +194,11 @@ fn drain(criterion: &mut Criterion<Meter>) {
             json!({"driver": "raw", "node-name": "disk", "file": "null"}),
         )
         .await;
-        let user = RootRequest {
-            node: "disk".to_owned(),
-            user: RootUser::Embedder("bench".to_owned()),
-            permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-            shared: Permissions::all(),
-            iothread: None,
-            iothread_required: false,
-            writethrough: false,
-        };
+        let user = RootRequest::new(
+            "disk",
+            RootUser::Embedder("bench".to_owned()),
+            Permissions::CONSISTENT_READ | Permissions::WRITE,
+        );
         graph.attach(user).await.expect("it is free")
     });
     let mut group = criterion.benchmark_group(format!("drain, requests of {LATENCY:?}"));

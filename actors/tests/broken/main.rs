@@ -45,15 +45,11 @@ fn options(json: Value) -> Options {
 }
 
 fn hold(node: &str) -> RootRequest {
-    RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    }
+    RootRequest::new(
+        node,
+        RootUser::Embedder("test".to_owned()),
+        Permissions::CONSISTENT_READ | Permissions::WRITE,
+    )
 }
 
 /// Requests to a node that nothing happens to, and how many were answered well.

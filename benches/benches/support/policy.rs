@@ -75,15 +75,11 @@ impl Site {
 
     /// A user of a node that writes.
     pub fn attach(&mut self, node: &str) -> RootId {
-        let attached = self.request(AttachRoot(RootRequest {
-            node: node.to_owned(),
-            user: RootUser::Embedder("bench".to_owned()),
-            permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-            shared: Permissions::all(),
-            iothread: None,
-            iothread_required: false,
-            writethrough: false,
-        }));
+        let attached = self.request(AttachRoot(RootRequest::new(
+            node,
+            RootUser::Embedder("bench".to_owned()),
+            Permissions::CONSISTENT_READ | Permissions::WRITE,
+        )));
         let GraphReply::Root(root) = attached else {
             panic!("another answer")
         };

@@ -96,15 +96,11 @@ impl Site {
 
     /// Takes hold of a node.
     pub async fn attach(&self, node: &str) -> Result<Client> {
-        let request = RootRequest {
-            node: node.to_owned(),
-            user: RootUser::Embedder("crash".into()),
-            permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-            shared: Permissions::all(),
-            iothread: None,
-            iothread_required: false,
-            writethrough: false,
-        };
+        let request = RootRequest::new(
+            node,
+            RootUser::Embedder("crash".into()),
+            Permissions::CONSISTENT_READ | Permissions::WRITE,
+        );
         self.graph().attach(request).await
     }
 

@@ -38,6 +38,7 @@ pub struct State {
 
 #[derive(Debug, Default)]
 pub struct FakeKernel {
+    /// Behind a lock, as the kernel's own is: this stands for the kernel, in tests alone.
     state: Mutex<State>,
     interrupted: Notify,
 }

@@ -113,15 +113,11 @@ impl World {
         let node = serde_json::json!({"driver": "file", "node-name": "disk", "filename": disk.path()});
         let options = node.as_object().cloned().unwrap_or_default();
         graph.add_node(options).await.expect("the file opens");
-        let client = graph.attach(RootRequest {
-            node: "disk".to_owned(),
-            user: RootUser::Embedder("test".to_owned()),
-            permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
-            shared: Permissions::all(),
-            iothread: None,
-            iothread_required: false,
-            writethrough: false,
-        });
+        let client = graph.attach(RootRequest::new(
+            "disk",
+            RootUser::Embedder("test".to_owned()),
+            Permissions::CONSISTENT_READ | Permissions::WRITE,
+        ));
         let client = client.await.expect("it is free");
         let (rings, data) = (memory(RINGS_LEN), memory(DATA_LEN));
         let kernel = Arc::new(FakeKernel::default());
