@@ -10,20 +10,15 @@ use millpond_tests::fuse::Offered;
 use super::bench::Bench;
 use super::fairness;
 use super::fio::{self, Load};
-use super::graph::pair;
 use super::image::fill;
+use super::rates::{BLOCK, SIZE, rates};
 use super::spread;
-use super::statistics::{Samples, alternate};
-use super::table::{Better, Line, Section, compared};
+use super::table::Section;
 use super::{tls, virtio};
 use crate::Outcome;
 use crate::process::Process;
 use crate::server::Program;
 
-/// Bytes of the disk behind the export.
-pub(super) const SIZE: u64 = 1 << 30;
-/// Bytes of a request.
-pub(super) const BLOCK: usize = 4096;
 /// How long a daemon may take to come up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -117,30 +112,6 @@ fn one_row(bench: &Bench<'_>, row: &Row, section: &mut Section) -> Outcome<()> {
             }
         }
     })
-}
-
-/// Adds a row with how many requests a second there are of each program, of which the peer's is to be exceeded so many times.
-pub(super) fn rates(
-    bench: &Bench<'_>,
-    name: &str,
-    target: f64,
-    section: &mut Section,
-    measure: impl Fn(&Program) -> Outcome<f64>,
-) -> Outcome<()> {
-    let programs = bench.programs();
-    let measure = |which: usize| measure(programs[which]);
-    let runs = alternate(bench.runs(), programs.len(), programs.len(), measure, |rate| {
-        [*rate]
-    })?;
-    let rates = pair(&bench.beside_peer(runs), |rate| *rate);
-    section.lines.push(rate_line(name, &rates, target));
-    Ok(())
-}
-
-/// A row of rates: of what is compared with, and of what is to exceed it so many times.
-pub(super) fn rate_line(name: &str, (before, after): &(Samples, Samples), target: f64) -> Line {
-    let show = |rate: f64| format!("{:.1}k/s", rate / 1000.0);
-    compared(name, before, after, Better::More, Some(target), show)
 }
 
 /// A daemon with an export.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::bench::Bench;
-use super::exports::SIZE;
 use super::graph::pair;
+use super::rates::SIZE;
 use super::statistics::alternate;
 use super::table::{Better, Section, compared};
 use crate::Outcome;

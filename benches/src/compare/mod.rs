@@ -15,6 +15,7 @@ mod image;
 mod jobs;
 mod machine;
 mod plot;
+mod rates;
 mod requests;
 mod spread;
 mod statistics;

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use millpond_tests::fuse::Offered;
 
 use super::bench::Bench;
-use super::exports::{self, SIZE, rate_line};
+use super::exports;
 use super::graph::pair;
+use super::rates::{SIZE, rate_line};
 use super::statistics::alternate;
 use super::table::Section;
 use super::virtio;

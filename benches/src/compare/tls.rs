@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::bench::Bench;
-use super::exports;
+use super::rates::rates;
 use super::table::Section;
 use super::tools::Tool;
 use crate::Outcome;
@@ -49,7 +49,7 @@ const ROWS: [Row; 2] = [
 /// Adds the rows that are asked for.
 pub fn rows(bench: &Bench<'_>, section: &mut Section) {
     for row in ROWS.iter().filter(|row| bench.wants(row.name)) {
-        let outcome = exports::rates(bench, row.name, row.target, section, |program| {
+        let outcome = rates(bench, row.name, row.target, section, |program| {
             measure(program, bench.dir(), row)
         });
         section.attempt(row.name, outcome);

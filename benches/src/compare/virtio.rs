@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use millpond_tests::vhost::{FrontEnd, Guest, Queue, WRITE, kind};
 
-use super::exports::{BLOCK, SIZE};
+use super::rates::{BLOCK, SIZE};
 use crate::Outcome;
 
 /// How long requests run before they count.
