@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use host::{Node, is_zero, pattern, qemu, range, run};
 use millpond_drivers::api::Ability;
@@ -422,6 +425,30 @@ fn a_file_that_refuses_writers_is_read_with_auto_read_only() {
     assert_eq!(head, b"\x7fELF");
     assert_eq!(writer, Err(refusal));
     reader.unwrap();
+}
+
+/// A child process has copies of all descriptors until it runs its program: locks must not last as long.
+#[test]
+fn a_file_that_was_made_is_free_whatever_processes_are_being_started() {
+    let dir = Dir::new();
+    let wanted = CreateFile {
+        filename: dir.path("new").display().to_string(),
+        size: 4096,
+        preallocation: Preallocation::Off,
+        nocow: false,
+        extent_size_hint: Some(0),
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let children = thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            Command::new("true").status().expect("a process");
+        }
+    });
+    let made = (0..4000).try_for_each(|_| create_file(&wanted));
+    stop.store(true, Ordering::Relaxed);
+    children.join().expect("no panic");
+    made.expect("nobody else uses the file");
 }
 
 #[test]

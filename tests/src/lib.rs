@@ -29,6 +29,7 @@ pub mod sim;
 pub mod strace;
 pub mod tls;
 pub mod tool;
+pub mod tools;
 pub mod vhost;
 pub mod workload;
 

@@ -287,24 +287,14 @@ fn certificates_are_read_again_for_new_clients() {
     // One that is no use leaves the server with the one before.
     put("other-key");
     world.served(&daemon);
-    assert!(
-        daemon
-            .log()
-            .contains("TLS credentials have changed and cannot be used"),
-        "{}",
-        daemon.log()
-    );
+    daemon.wait_for_log("TLS credentials have changed and cannot be used");
     // A client that is revoked now is refused from now on.
     put("server");
     world.made.revoked("list", "client");
     fs::copy(world.made.path("list"), world.made.path("server-dir/ca-crl.pem")).expect("a copy");
     let run = qemu_io_inside(&socket(&daemon), &world.client, &["read 0 512"]);
     assert_ne!(run.code, Some(0));
-    assert!(
-        daemon.log().contains("The certificate has been revoked"),
-        "{}",
-        daemon.log()
-    );
+    daemon.wait_for_log("The certificate has been revoked");
     daemon.quit();
 }
 

@@ -5,8 +5,11 @@ mod background;
 mod filters;
 mod flight;
 mod foreign;
+mod getopt;
 mod help;
+mod img;
 mod notify;
+mod objects;
 mod pidfile;
 mod plain;
 mod qmp;
@@ -15,6 +18,8 @@ mod serve;
 mod signals;
 mod subcommands;
 mod texts;
+#[allow(dead_code, unused_imports)] // What the first of the commands does not need yet.
+mod tool;
 mod trace;
 
 use crate::log;
@@ -27,6 +32,9 @@ use texts::failure;
 
 /// The name under which the program takes a storage daemon's options only, as the one that has it does.
 const STORAGE_DAEMON: &str = "qemu-storage-daemon";
+
+/// The name under which the program is `millpond img`.
+const IMAGE_TOOL: &str = "qemu-img";
 
 /// Options that only a storage daemon has.
 const SERVE_ONLY: &[&str] = &[
@@ -63,8 +71,10 @@ pub fn run() -> ExitCode {
             .map_or(argument.as_str(), |(name, _)| name);
         SERVE_ONLY.contains(&name)
     };
-    if program == STORAGE_DAEMON {
-        return serve::serve(&program, arguments, start);
+    match &*program {
+        STORAGE_DAEMON => return serve::serve(&program, arguments, start),
+        IMAGE_TOOL => return img::run(&program, arguments),
+        _ => {}
     }
     if let Some(code) = subcommands::run(&program, arguments) {
         return code;

@@ -8,6 +8,7 @@ use super::background::{Background, Side, split};
 use super::filters::Filters;
 use super::help::{self, SERVE};
 use super::notify;
+use super::objects;
 use super::pidfile::Pidfile;
 use super::runtime::control_thread;
 use super::signals::{ENDED_AT_ONCE, Signals, record_at_usr1};
@@ -116,36 +117,38 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
     for argument in parse(arguments) {
         let argument = argument.map_err(|why| failure(program, &why))?;
         match argument.name {
-            Name::Help => {
+            Some(Name::Help) => {
                 println!("Usage: {program} [options]\n{SERVE}");
                 return Err(ExitCode::SUCCESS);
             }
-            Name::Version => {
+            Some(Name::Version) => {
                 println!("{program} {}", VERSION);
                 return Err(ExitCode::SUCCESS);
             }
-            Name::Daemonize => plan.daemonize = true,
-            Name::Pidfile => plan.pidfile = Some(argument.value),
-            Name::ControlPriority => {
+            Some(Name::Daemonize) => plan.daemonize = true,
+            Some(Name::Pidfile) => plan.pidfile = Some(argument.value),
+            Some(Name::ControlPriority) => {
                 plan.preference = preference(&argument).map_err(|why| failure(program, &why))?;
             }
-            Name::ShutdownGrace => match argument.value.parse() {
+            Some(Name::ShutdownGrace) => match argument.value.parse() {
                 Ok(seconds) => plan.grace = Some(Duration::from_secs(seconds)),
                 Err(_) => {
                     let why = format!("{}: not a number of seconds", argument.typed);
                     return Err(failure(program, &why));
                 }
             },
-            Name::Log if LogOptions::is_help(&argument.value) => {
+            Some(Name::Log) if LogOptions::is_help(&argument.value) => {
                 print!("{}", LogOptions::HELP);
                 return Err(ExitCode::SUCCESS);
             }
-            Name::Log => {
+            Some(Name::Log) => {
                 let typed = &argument.typed;
                 plan.log = LogOptions::parse(&argument.value)
                     .map_err(|why| failure(program, &format!("{typed}: {why}")))?;
             }
-            Name::Trace if !trace::is_help(&argument.value) => filters.push((argument.typed, argument.value)),
+            Some(Name::Trace) if !trace::is_help(&argument.value) => {
+                filters.push((argument.typed, argument.value))
+            }
             _ => plan.steps.push(argument),
         }
     }
@@ -228,42 +231,48 @@ async fn second_pass(program: &str, daemon: &Daemon, plan: &Plan) -> Result<Step
 async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) -> Result<Step, QmpError> {
     let value = argument.value.as_str();
     match argument.name {
-        Name::Blockdev => {
+        Some(Name::Blockdev) => {
             if let Some(driver) = help_on(value, "driver")? {
                 print!("{}", help::driver_options(driver.as_deref()));
                 return Ok(Step::Enough);
             }
             qmp::node::add(daemon.clone(), checked(daemon, value, Some("driver"))?).await?;
         }
-        Name::Chardev => return character(program, daemon, plan, argument).await,
-        Name::Export => {
+        Some(Name::Chardev) => return character(program, daemon, plan, argument).await,
+        Some(Name::Export) => {
             if let Some(kind) = help_on(value, "type")? {
                 print!("{}", help::export_options(kind.as_deref()));
                 return Ok(Step::Enough);
             }
             qmp::export::add(daemon.clone(), checked(daemon, value, Some("type"))?).await?;
         }
-        Name::Monitor => {
+        Some(Name::Monitor) => {
             let options = checked(daemon, value, Some("chardev"))?;
             daemon.add_monitor(&options, Commands::of(daemon))?;
         }
-        Name::NbdServer => {
+        Some(Name::NbdServer) => {
             qmp::export::start_server(daemon.clone(), &checked(daemon, value, None)?).await?;
         }
-        Name::Object => return object(daemon, value).await,
-        Name::Trace => {
+        Some(Name::Object) => {
+            if objects::add(daemon, value).await? == objects::Added::Explained {
+                return Ok(Step::Enough);
+            }
+        }
+        Some(Name::Trace) => {
             print!("{}", trace::HELP);
             return Ok(Step::Enough);
         }
-        Name::Positional => return Err(QmpError::generic("Unexpected argument")),
+        None => return Err(QmpError::generic("Unexpected argument")),
         // The first pass took these.
-        Name::ControlPriority
-        | Name::Daemonize
-        | Name::Help
-        | Name::Log
-        | Name::Pidfile
-        | Name::ShutdownGrace
-        | Name::Version => {}
+        Some(
+            Name::ControlPriority
+            | Name::Daemonize
+            | Name::Help
+            | Name::Log
+            | Name::Pidfile
+            | Name::ShutdownGrace
+            | Name::Version,
+        ) => {}
     }
     Ok(Step::Next)
 }
@@ -283,18 +292,6 @@ fn checked<T: Structure + DeserializeOwned>(
 ) -> Result<T, QmpError> {
     let options = Options::parse_without_help(text, implied_key)?;
     Validator::new(options.form, daemon.extra_drivers()).check_as(options.values)
-}
-
-async fn object(daemon: &Daemon, text: &str) -> Result<Step, QmpError> {
-    let options = Options::parse(text, Some("qom-type"))?;
-    if options.help {
-        let kind = options.values.get("qom-type").and_then(Value::as_str);
-        print!("{}", help::object_help(kind));
-        return Ok(Step::Enough);
-    }
-    let options = Validator::new(options.form, &[]).check_as(options.values)?;
-    qmp::object::add(daemon.clone(), options).await?;
-    Ok(Step::Next)
 }
 
 async fn character(

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 /// What all parts of the program tell as their version, behind their name.
 pub const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
 
+/// What the tools tell as their version: that of QEMU's whose place they take, which scripts look at, and their own.
+pub const TOOL_VERSION: &str = concat!("version 10.0.2 (Millpond ", env!("CARGO_PKG_VERSION"), ")");
+
 /// Prints what is to be said of a command line that is wrong, or asks for help.
 pub fn usage(error: &clap::Error) -> ExitCode {
     // Nothing can be said if saying it fails.

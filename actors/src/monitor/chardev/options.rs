@@ -3,7 +3,9 @@
 use super::asked::{Roles, check as check_roles};
 use super::backend::{Address, Backend, ChardevOptions, LogFile, Protocol, Socket};
 use super::ring::DEFAULT_SIZE;
-use millpond_messages::qapi::{IDENTIFIER_HINT, InetSocketAddress, check_identifier, parse_size, take_value};
+use millpond_messages::qapi::{
+    IDENTIFIER_HINT, InetSocketAddress, SIZE_HINT, check_identifier, parse_size, take_value,
+};
 use std::time::Duration;
 
 /// What the text of `--chardev` asks for.
@@ -21,10 +23,6 @@ pub enum Parsed {
 pub const BACKENDS: &[&str] = &[
     "pty", "file", "udp", "memory", "stdio", "socket", "ringbuf", "null", "pipe", "mux",
 ];
-
-/// What follows the error for a size that is none.
-const SIZE_HINT: &str = "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
-                         and exabytes, respectively.";
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {

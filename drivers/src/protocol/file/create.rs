@@ -56,6 +56,7 @@ pub fn create_file(wanted: &CreateFile) -> Result<()> {
     };
     let fd = opened.map_err(|error| Error::io(&format!("Could not create '{filename}'"), errno(error)))?;
     let made = make_anew(&fd, wanted, hint);
+    lock::give_back(&fd);
     if made.is_err()
         && is_new
         && let Err(error) = delete_open_file(&fd, Path::new(filename))

@@ -12,7 +12,7 @@ mod write;
 pub use draft::push_string;
 pub use json::{JsonStream, parse_json};
 pub use keyval::{Form, Options, take_value};
-pub use number::parse_size;
+pub use number::{SIZE_HINT, parse_size};
 pub(in crate::qapi) use number::{signed, unsigned};
 pub use order::{bucket, in_qdict_order};
 pub use spread::spread;

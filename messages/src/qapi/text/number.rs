@@ -37,6 +37,10 @@ pub(in crate::qapi) fn unsigned(text: &str) -> Option<u64> {
     Some(magnitude.wrapping_neg())
 }
 
+/// The advice below an error about a size.
+pub const SIZE_HINT: &str = "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+    and exabytes, respectively.";
+
 /// A size in bytes: a number, perhaps with a fraction, and a suffix of `B`, `K`, `M`, `G`, `T`, `P` or `E`
 /// in either case. A fraction needs a suffix other than `B`.
 pub fn parse_size(text: &str) -> Option<u64> {

@@ -1,0 +1,79 @@
+//! `millpond img`: images made, looked at, changed and copied, with `qemu-img`'s commands, options and texts.
+//!
+//! A command is a file here and a row of [`COMMANDS`].
+
+mod options;
+mod resize;
+
+use super::getopt::{self, Row};
+use super::texts::TOOL_VERSION;
+use super::tool::{Failure, Program, print};
+use std::process::ExitCode;
+
+/// A command of the tool.
+struct Command {
+    name: &'static str,
+    /// What it does, in a line of the list of commands.
+    does: &'static str,
+    run: fn(Program<'_>, &[String]) -> Result<ExitCode, Failure>,
+}
+
+/// The commands in the order in which they are listed.
+const COMMANDS: &[Command] = &[Command {
+    name: "resize",
+    does: "Resize the image",
+    run: resize::run,
+}];
+
+/// An option before the command.
+#[derive(Clone, Copy)]
+enum Name {
+    Help,
+    Version,
+}
+
+const OPTIONS: &[Row<Name>] = &[
+    Row::flag("help", Some('h'), Name::Help),
+    Row::flag("version", Some('V'), Name::Version),
+];
+
+/// Runs the tool; `name` is the program's, for its texts.
+pub fn run(name: &str, arguments: &[String]) -> ExitCode {
+    let program = Program(name);
+    command(program, arguments).unwrap_or_else(|failure| failure.tell(program))
+}
+
+fn command(program: Program<'_>, arguments: &[String]) -> Result<ExitCode, Failure> {
+    let usage = |text: String| Failure::usage(program, "", text);
+    let cut = getopt::parse_leading(OPTIONS, arguments);
+    if let Some(first) = cut.arguments.into_iter().next() {
+        let text = match first.map_err(usage)?.name {
+            Some(Name::Help) => help(program),
+            Some(Name::Version) | None => format!("{} {TOOL_VERSION}\n", program.0),
+        };
+        print(&text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (name, arguments) = cut
+        .rest
+        .split_first()
+        .ok_or_else(|| usage("Not enough arguments".to_owned()))?;
+    let command = COMMANDS.iter().find(|command| command.name == name);
+    match command {
+        Some(command) => (command.run)(program, arguments),
+        None => Err(usage(format!("Command not found: {name}"))),
+    }
+}
+
+fn help(program: Program<'_>) -> String {
+    let commands = COMMANDS
+        .iter()
+        .map(|command| format!("  {:<10} {}\n", command.name, command.does));
+    let commands: String = commands.collect();
+    format!(
+        "Usage: {0} [-h] [-V] COMMAND [ARGUMENT]...\n\nMakes, looks at, changes and copies disk images.\n\n\
+        Options:\n  -h, --help     Print this\n  -V, --version  Print the version\n\n\
+        Commands, each with its own --help:\n{commands}",
+        program.0
+    )
+}

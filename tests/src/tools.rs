@@ -1,0 +1,166 @@
+//! The same command lines given to one of QEMU's tools and to ours in its place: both must say and do the same.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::PATIENCE;
+use crate::program::millpond;
+use crate::tool::{Run, hint};
+
+/// Two folders with the same files, in the one of which QEMU's tools run and in the other ours.
+pub struct Both {
+    dir: TempDir,
+}
+
+/// What came of a command line in both folders, as far as it is the same.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Default for Both {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Both {
+    /// Two empty folders.
+    #[must_use]
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for name in ["ours", "theirs", "bin"] {
+            fs::create_dir(dir.path().join(name)).expect("a folder");
+        }
+        for tool in ["qemu-img", "qemu-io", "qemu-nbd"] {
+            symlink(millpond(), dir.path().join("bin").join(tool)).expect("a link");
+        }
+        Self { dir }
+    }
+
+    /// The folder in which our tools run.
+    #[must_use]
+    pub fn ours(&self) -> PathBuf {
+        self.dir.path().join("ours")
+    }
+
+    /// The folder in which QEMU's tools run.
+    #[must_use]
+    pub fn theirs(&self) -> PathBuf {
+        self.dir.path().join("theirs")
+    }
+
+    /// Has QEMU's tool make or change files, the same in both folders. Words are parted by blanks.
+    #[track_caller]
+    pub fn prepare(&self, line: &str) {
+        for folder in [self.ours(), self.theirs()] {
+            let run = run_in(&folder, &words(line), Path::new(""));
+            assert_eq!(run.code, Some(0), "{line}:\n{}{}", run.stdout, run.stderr);
+        }
+    }
+
+    /// Writes a file of these bytes into both folders.
+    #[track_caller]
+    pub fn write(&self, name: &str, bytes: &[u8]) {
+        for folder in [self.ours(), self.theirs()] {
+            fs::write(folder.join(name), bytes).expect("a file is written");
+        }
+    }
+
+    /// Runs a command line, whose words are parted by blanks, with both tools. They must say the same.
+    #[track_caller]
+    pub fn same(&self, line: &str) -> Said {
+        self.same_but_for(line, |text| text)
+    }
+
+    /// The same for a command line whose texts have parts that differ from run to run: `normal` makes them equal.
+    #[track_caller]
+    pub fn same_but_for(&self, line: &str, normal: impl Fn(String) -> String) -> Said {
+        self.same_words(&words(line), normal)
+    }
+
+    /// The same for words that may have blanks.
+    #[track_caller]
+    pub fn same_words(&self, words: &[&str], normal: impl Fn(String) -> String) -> Said {
+        let said = |run: Run| Said {
+            code: run.code,
+            stdout: normal(run.stdout),
+            stderr: normal(run.stderr),
+        };
+        let theirs = said(run_in(&self.theirs(), words, Path::new("")));
+        let ours = said(run_in(&self.ours(), words, &self.dir.path().join("bin")));
+        let line = words.join(" ");
+        assert_eq!(
+            ours.stderr, theirs.stderr,
+            "{line}: left is ours, right is QEMU's"
+        );
+        assert_eq!(
+            ours.stdout, theirs.stdout,
+            "{line}: left is ours, right is QEMU's"
+        );
+        assert_eq!(ours.code, theirs.code, "{line}: left is ours, right is QEMU's");
+        ours
+    }
+
+    /// Fails unless a file is the same in both folders, byte for byte, or is in neither.
+    #[track_caller]
+    pub fn assert_same_bytes(&self, name: &str) {
+        let (ours, theirs) = (
+            fs::read(self.ours().join(name)),
+            fs::read(self.theirs().join(name)),
+        );
+        assert!(ours.ok() == theirs.ok(), "{name} differs");
+    }
+
+    /// Fails unless an image of ours shows what QEMU's does, and `qemu-img check` finds no fault in it.
+    #[track_caller]
+    pub fn assert_same_image(&self, format: &str, name: &str) {
+        let path = |folder: PathBuf| folder.join(name).display().to_string();
+        let (ours, theirs) = (path(self.ours()), path(self.theirs()));
+        crate::image::assert_identical((format, &ours), (format, &theirs));
+        if format == "qcow2" {
+            crate::image::assert_clean(Path::new(&ours));
+        }
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// Runs `words` in `folder`; the program is taken from `bin`, or found where programs are.
+#[track_caller]
+fn run_in(folder: &Path, words: &[&str], bin: &Path) -> Run {
+    let (program, arguments) = words.split_first().expect("a command line");
+    let output = Command::new("timeout")
+        .arg("--kill-after=5")
+        .arg((2 * PATIENCE.as_secs()).to_string())
+        .arg(bin.join(program))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run timeout: {error}{}", hint("timeout")));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_ne!(
+        output.status.code(),
+        Some(127),
+        "{program} is not installed{}",
+        hint(program)
+    );
+    Run {
+        line: words.join(" "),
+        code: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
