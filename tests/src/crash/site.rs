@@ -641,6 +641,11 @@ impl<'a> Run<'a> {
         self.history.end(number, resized.is_ok());
         if self.note("resize", resized).is_some() {
             self.size = new;
+        } else if let Some(client) = &self.client
+            && let Ok(length) = client.length().await
+        {
+            // Which of both a failure has left is what the disk says.
+            self.size = length;
         }
     }
 

@@ -56,14 +56,17 @@ pub async fn truncate(
     } else {
         flags
     };
-    driver.truncate(size, exact, preallocation, flags).await?;
-    let now = driver
-        .length()
-        .await
-        .map_err(|error| Error::io("Could not refresh total sector count", error))?;
-    cell.set_size(now);
+    let changed = driver.truncate(size, exact, preallocation, flags).await;
+    // What failed at its end may have changed the length all the same: nobody may write beyond the end of what is stored.
+    let now = driver.length().await;
+    if let Ok(now) = now {
+        cell.set_size(now);
+    }
     cell.mark_unflushed();
-    cell.refresh()
+    let refreshed = cell.refresh();
+    changed?;
+    now.map_err(|error| Error::io("Could not refresh total sector count", error))?;
+    refreshed
 }
 
 /// Whether a write up to `end` passes the end of a node that does not grow by being written to. Only a parent's write does.
@@ -97,10 +100,14 @@ pub async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
     let grown = driver
         .truncate(size, false, Preallocation::Off, RequestFlags::empty())
         .await;
-    grown.map_err(|error| IoError::from_errno(error.errno()))?;
-    cell.set_size(driver.length().await?);
+    let now = driver.length().await;
+    if let Ok(now) = now {
+        cell.set_size(now);
+    }
     cell.mark_unflushed();
     let refreshed = cell.refresh();
+    grown.map_err(|error| IoError::from_errno(error.errno()))?;
+    now?;
     refreshed.map_err(|error| IoError::from_errno(error.errno()))?;
     if cell.size() < end {
         return Err(IoError::NoSpace);
