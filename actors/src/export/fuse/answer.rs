@@ -11,12 +11,12 @@ use millpond_ring::buffer::{Buffer, Buffers};
 use millpond_ring::{Fd, Ring};
 use rustix::io::Errno;
 
+use super::lengths::Change;
 use super::queue::Queue;
-use super::reply::{Answer, Attributes};
+use super::reply::{Answer, Attributes, told};
 use super::slots::Slot;
 use super::standing::Standing;
 use super::wire::{Asked, Changed, SetAttributes};
-use crate::graph::GraphHandle;
 
 /// The unit in which the kernel is told how much space a file has.
 const BLOCK: u64 = 512;
@@ -25,9 +25,6 @@ const BLOCK: u64 = 512;
 /// standard library reads and writes byte by byte.
 const BLOCK_SIZE: u32 = 4096;
 
-/// The largest error that the kernel takes.
-const MOST_ERRNO: i32 = 511;
-
 /// An export on the iothread that serves it.
 pub(super) struct Session {
     pub(super) ring: Ring,
@@ -35,23 +32,9 @@ pub(super) struct Session {
     /// What requests come over, if not over the device alone.
     pub(super) queue: Option<Rc<Queue>>,
     pub(super) client: HomeClient,
-    pub(super) graph: GraphHandle,
     pub(super) standing: Arc<Standing>,
     /// Withdraws what only waits when the export ends.
     pub(super) withdrawal: Withdrawal,
-}
-
-/// What the kernel is told of an error of the node.
-pub(super) fn told(error: IoError) -> Errno {
-    code(error.errno())
-}
-
-/// An error number, if it is one that the kernel takes.
-pub(super) fn code(number: i32) -> Errno {
-    match number {
-        1..=MOST_ERRNO => Errno::from_raw_os_error(number),
-        _ => Errno::IO,
-    }
 }
 
 impl Session {
@@ -155,7 +138,7 @@ impl Session {
     async fn set_attributes(&self, set: &SetAttributes) -> Result<(), Errno> {
         let after = self.standing.ownership().after(set, self.standing.rules())?;
         if set.changed.contains(Changed::SIZE) {
-            self.set_length(set.size).await?;
+            self.standing.lengths.change(Change::Set(set.size)).await?;
         }
         self.standing.set_ownership(after);
         Ok(())
@@ -204,7 +187,7 @@ impl Session {
     async fn write_past_end(&self, offset: u64, mut data: Buffers) -> Result<u32, Errno> {
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::FBIG)?;
         if self.standing.rules().growable {
-            self.grow(end).await?;
+            self.standing.lengths.change(Change::Reach(end)).await?;
         } else {
             let length = self.length().await?;
             let rest = length.saturating_sub(offset);

@@ -20,6 +20,7 @@ use millpond_ring::Engine;
 
 use super::attributes::Rules;
 use super::device::{Line, agree};
+use super::lengths::{Lengths, Owner};
 use super::mount::{self, Mounted};
 use super::mountpoints::{Mountpoints, Reserved};
 use super::serve::Served;
@@ -184,6 +185,12 @@ impl Prepared for FusePrepared {
                 growable: self.options.growable.unwrap_or(false),
                 allow_other: begun.allow_other,
             };
+            let (lengths, orders) = Lengths::new();
+            let owner = Owner {
+                client: hold.client.clone(),
+                graph: self.graph.clone(),
+            };
+            actix_rt::spawn(owner.serve(orders));
             let inner = Rc::new(Inner {
                 reserved: Rc::clone(&self.reserved),
                 path: begun.path,
@@ -192,7 +199,7 @@ impl Prepared for FusePrepared {
                     .lines
                     .first()
                     .map_or_else(Weak::new, |line| Arc::downgrade(&line.channel)),
-                standing: Arc::new(Standing::new(rules, begun.agreement)),
+                standing: Arc::new(Standing::new(rules, begun.agreement, lengths)),
                 state: Watched::default(),
             });
             let lines = begun.lines.into_iter().enumerate();
@@ -213,7 +220,6 @@ impl FusePrepared {
             id: hold.options.id.as_str().into(),
             line,
             seat,
-            graph: self.graph.clone(),
             standing: Arc::clone(&inner.standing),
             stays: Vec::new(),
             stop: stopped,

@@ -29,6 +29,7 @@ mod answer;
 mod attributes;
 mod device;
 pub(super) mod export;
+mod lengths;
 mod mount;
 mod mountpoints;
 mod plan;

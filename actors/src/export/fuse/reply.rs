@@ -1,7 +1,24 @@
 //! Answers to the kernel's messages, as bytes.
 
+use millpond_messages::IoError;
 use millpond_ring::buffer::Buffer;
 use rustix::io::Errno;
+
+/// The largest error that the kernel takes.
+const MOST_ERRNO: i32 = 511;
+
+/// What the kernel is told of an error of the node.
+pub(super) fn told(error: IoError) -> Errno {
+    code(error.errno())
+}
+
+/// An error number, if it is one that the kernel takes.
+pub(super) fn code(number: i32) -> Errno {
+    match number {
+        1..=MOST_ERRNO => Errno::from_raw_os_error(number),
+        _ => Errno::IO,
+    }
+}
 
 /// Bytes of the head of every answer.
 const OUT_HEADER: usize = 16;

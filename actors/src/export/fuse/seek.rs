@@ -4,7 +4,8 @@ use millpond_messages::io::Operation;
 use millpond_messages::{Range, StatusFlags};
 use rustix::io::Errno;
 
-use super::answer::{Session, told};
+use super::answer::Session;
+use super::reply::told;
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

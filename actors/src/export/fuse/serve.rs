@@ -30,7 +30,6 @@ use super::standing::Standing;
 use super::wire::Asked;
 use crate::export::seat::Seat;
 use crate::export::worker::Worker;
-use crate::graph::GraphHandle;
 
 /// The most messages that are taken in one go.
 const MOST_AT_ONCE: usize = 16;
@@ -41,7 +40,6 @@ pub(super) struct Served {
     pub(super) id: Arc<str>,
     pub(super) line: Line,
     pub(super) seat: Seat,
-    pub(super) graph: GraphHandle,
     pub(super) standing: Arc<Standing>,
     /// The iothreads that the kernel may still need for what the ring has given it, and what keeps them there.
     pub(super) stays: Vec<(IoThreadId, oneshot::Sender<Infallible>)>,
@@ -87,7 +85,6 @@ impl Worker for Served {
             channel: self.line.channel.clone(),
             queue,
             client: self.seat.node(),
-            graph: self.graph.clone(),
             standing: Arc::clone(&self.standing),
             withdrawal: Withdrawal::default(),
         });

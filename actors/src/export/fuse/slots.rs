@@ -123,6 +123,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::super::attributes::Rules;
+    use super::super::lengths::Lengths;
     use super::super::standing::Agreement;
     use super::*;
 
@@ -137,7 +138,7 @@ mod tests {
             direct: true,
             max_transfer: MAX_TRANSFER,
         };
-        let standing = Arc::new(Standing::new(rules, agreement));
+        let standing = Arc::new(Standing::new(rules, agreement, Lengths::new().0));
         let slots = Slots::new(&standing);
         let waker = Waker::noop();
         let taken: Vec<_> = (0..MOST).map(|_| slots.take(&Asked::Flush, None)).collect();

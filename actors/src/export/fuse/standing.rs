@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use futures_util::lock::Mutex;
 use millpond_messages::saved::SavedFuseAgreement;
 
 use super::attributes::{Ownership, Rules};
+use super::lengths::Lengths;
 
 /// What was agreed on with the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub(super) struct Agreement {
     pub(super) max_transfer: u32,
 }
 
-/// The state of an export, for the iothreads that serve it. The kernel has one change of the owner, or of the length, under
-/// way at a time.
+/// The state of an export, for the iothreads that serve it. The kernel has one change of the owner under way at a
+/// time.
 #[derive(Debug)]
 pub(super) struct Standing {
     rules: Rules,
@@ -26,12 +26,12 @@ pub(super) struct Standing {
     uid: AtomicU32,
     gid: AtomicU32,
     in_flight: AtomicU32,
-    /// Held by who changes the length, on whichever iothread: others that do wait. No thread does.
-    pub(super) lengths: Mutex<()>,
+    /// The way to who changes the length.
+    pub(super) lengths: Lengths,
 }
 
 impl Standing {
-    pub(super) fn new(rules: Rules, agreement: Agreement) -> Self {
+    pub(super) fn new(rules: Rules, agreement: Agreement, lengths: Lengths) -> Self {
         let Ownership { mode, uid, gid } = Ownership::new(rules);
         Self {
             rules,
@@ -40,7 +40,7 @@ impl Standing {
             uid: AtomicU32::new(uid),
             gid: AtomicU32::new(gid),
             in_flight: AtomicU32::new(0),
-            lengths: Mutex::default(),
+            lengths,
         }
     }
 
