@@ -36,7 +36,7 @@ pub enum Name {
 }
 
 /// An option with its value, or a word that is none.
-pub type Argument = getopt::Argument<Name>;
+pub type ServeArgument = getopt::Argument<Name>;
 
 const OPTIONS: &[Row<Name>] = &[
     Row::value("blockdev", None, Name::Blockdev),
@@ -56,6 +56,6 @@ const OPTIONS: &[Row<Name>] = &[
 ];
 
 /// The options in `arguments`, in order, ending with the first that is wrong. What follows `--` is not looked at.
-pub fn parse(arguments: &[String]) -> Vec<Result<Argument, String>> {
+pub fn parse(arguments: &[String]) -> Vec<Result<ServeArgument, String>> {
     getopt::parse(OPTIONS, arguments).arguments
 }

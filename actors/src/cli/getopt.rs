@@ -5,7 +5,7 @@ use std::slice::Iter;
 /// Whether an option has a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// It has none.
+    /// It stands for itself.
     Nothing,
     /// It has one, behind `=` or as the next word.
     Value,

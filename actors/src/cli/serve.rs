@@ -3,7 +3,7 @@
 //! Two passes: the first looks for what must be known before anything is done, the second does what each
 //! option says, strictly in order.
 
-use super::arguments::{Argument, Name, parse};
+use super::arguments::{Name, ServeArgument, parse};
 use super::background::{Background, Side, split};
 use super::filters::Filters;
 use super::help::{self, SERVE};
@@ -46,7 +46,7 @@ struct Plan {
     preference: Option<Preference>,
     filters: Filters,
     log: LogOptions,
-    steps: Vec<Argument>,
+    steps: Vec<ServeArgument>,
 }
 
 /// Runs the daemon; `program` is the name for error texts. `start` makes the daemon, on the control thread.
@@ -164,7 +164,7 @@ fn prefer(asked: Option<Preference>) -> Result<(), String> {
     }
 }
 
-fn preference(argument: &Argument) -> Result<Option<Preference>, String> {
+fn preference(argument: &ServeArgument) -> Result<Option<Preference>, String> {
     match argument.value.as_str() {
         "normal" => Ok(Some(Preference::None)),
         "nice" => Ok(Some(Preference::Nice)),
@@ -228,7 +228,12 @@ async fn second_pass(program: &str, daemon: &Daemon, plan: &Plan) -> Result<Step
     Ok(Step::Next)
 }
 
-async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) -> Result<Step, QmpError> {
+async fn step(
+    program: &str,
+    daemon: &Daemon,
+    plan: &Plan,
+    argument: &ServeArgument,
+) -> Result<Step, QmpError> {
     let value = argument.value.as_str();
     match argument.name {
         Some(Name::Blockdev) => {
@@ -298,7 +303,7 @@ async fn character(
     program: &str,
     daemon: &Daemon,
     plan: &Plan,
-    argument: &Argument,
+    argument: &ServeArgument,
 ) -> Result<Step, QmpError> {
     let typed = &argument.typed;
     let warn = |text: String| tell(&format!("{program}: {typed}: warning: {text}"));

@@ -32,6 +32,22 @@ fn only_the_ring_has_unsafe_code() {
 }
 
 #[test]
+fn nothing_waits_for_a_lock() {
+    const LOCKS: &[&str] = &["Mutex", "RwLock", "Condvar", "Barrier"];
+    let mut wrong = Vec::new();
+    for file in files().iter().filter(|file| !file.is_tests()) {
+        let mut words = file.text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        if let Some(lock) = words.find(|word| LOCKS.contains(word)) {
+            wrong.push(format!(
+                "{} has a {lock}: give what it guards one owner, and send to that",
+                file.path
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn the_data_plane_and_the_policy_know_no_runtime() {
     for folder in ["messages", "drivers", "actors/engine", "actors/graph"] {
         let manifest =

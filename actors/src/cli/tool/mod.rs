@@ -97,7 +97,7 @@ impl<'a> Tool<'a> {
         Ok(None)
     }
 
-    /// The program's name.
+    /// The name that texts begin with.
     pub fn program(&self) -> Program<'a> {
         self.program
     }
