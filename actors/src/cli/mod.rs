@@ -8,6 +8,7 @@ mod foreign;
 mod getopt;
 mod help;
 mod img;
+mod io;
 mod notify;
 mod objects;
 mod pidfile;
@@ -35,6 +36,9 @@ const STORAGE_DAEMON: &str = "qemu-storage-daemon";
 
 /// The name under which the program is `millpond img`.
 const IMAGE_TOOL: &str = "qemu-img";
+
+/// The name under which the program is `millpond io`.
+const REQUEST_TOOL: &str = "qemu-io";
 
 /// Options that only a storage daemon has.
 const SERVE_ONLY: &[&str] = &[
@@ -74,6 +78,7 @@ pub fn run() -> ExitCode {
     match &*program {
         STORAGE_DAEMON => return serve::serve(&program, arguments, start),
         IMAGE_TOOL => return img::run(&program, arguments),
+        REQUEST_TOOL => return io::run(&program, arguments),
         _ => {}
     }
     if let Some(code) = subcommands::run(&program, arguments) {

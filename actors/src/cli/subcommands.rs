@@ -1,12 +1,12 @@
 //! What follows `millpond` and is no image: `serve`, the tools, `qmp`, `flight` and `help`, and what is told to a person who misses one.
 
 use super::runtime::start;
-use super::{flight, help, img, plain, qmp, serve, trace};
+use super::{flight, help, img, io, plain, qmp, serve, trace};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// The names of the subcommands.
-pub const NAMES: &[&str] = &["flight", "help", "img", "qmp", "serve"];
+pub const NAMES: &[&str] = &["flight", "help", "img", "io", "qmp", "serve"];
 
 /// How many letters may be wrong in a name that is still guessed.
 const CLOSE: usize = 2;
@@ -17,6 +17,7 @@ pub fn run(program: &str, arguments: &[String]) -> Option<ExitCode> {
     match first.as_str() {
         "serve" => Some(serve::serve(program, rest, start)),
         "img" => Some(img::run(&format!("{program} img"), rest)),
+        "io" => Some(io::run(&format!("{program} io"), rest)),
         "flight" => Some(flight::print(program, rest)),
         "qmp" => Some(qmp::run(program, rest)),
         "help" => Some(explain(program, rest)),
@@ -31,6 +32,7 @@ fn explain(program: &str, topics: &[String]) -> ExitCode {
         None | Some("help") => plain::help(),
         Some("serve") => serve::serve(program, &asked, start),
         Some("img") => img::run(&format!("{program} img"), &asked),
+        Some("io") => io::run(&format!("{program} io"), &asked),
         Some("flight") => flight::print(program, &asked),
         Some("qmp") => qmp::run(program, &asked),
         Some("drivers") => {
@@ -43,7 +45,7 @@ fn explain(program: &str, topics: &[String]) -> ExitCode {
         }
         Some(other) => {
             eprintln!(
-                "{program}: there is no help on '{other}'; the topics are serve, img, qmp, flight, trace and drivers"
+                "{program}: there is no help on '{other}'; the topics are serve, img, io, qmp, flight, trace and drivers"
             );
             ExitCode::FAILURE
         }

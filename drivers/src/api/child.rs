@@ -5,7 +5,8 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::io::{Operation, Outcome, Preallocation};
 use millpond_messages::{
-    BlockStatus, DebugEvent, DriverInfo, Error, IoError, IoResult, Limits, Range, RequestFlags, Result,
+    BlockStatus, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, Range, RequestFlags,
+    Result,
 };
 
 use super::answer::Answer;
@@ -179,7 +180,12 @@ impl Child {
         flags: RequestFlags,
     ) -> Result<()> {
         let done = self.truncate(size, exact, preallocation, flags).await;
-        done.map_err(|error| Error::io("Could not resize file", error))
+        done.map_err(|error| match (error, preallocation) {
+            (IoError::NotSupported, Preallocation::Metadata) => {
+                Error::new(ErrorKind::Unsupported, "Unsupported preallocation mode: metadata")
+            }
+            _ => Error::io("Could not resize file", error),
+        })
     }
 
     /// The length in bytes.

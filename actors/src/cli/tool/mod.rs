@@ -14,7 +14,7 @@ mod pairs;
 
 pub use failure::Failure;
 pub use number::{LARGEST, number, size_option};
-pub use open::{ImageName, read_cache};
+pub use open::{ImageName, read_cache, warn_of_raw};
 pub use pairs::read_pairs;
 
 use super::objects;

@@ -2,6 +2,7 @@
 
 use super::{Failure, Program, Tool, read_pairs};
 use crate::cli::texts::printable;
+use crate::graph::GraphHandle;
 use crate::log::tell;
 use crate::node::Client;
 use millpond_messages::OpenFlags;
@@ -44,7 +45,7 @@ impl ImageName {
             if self.format.is_some() {
                 return Err(Failure::new("--image-opts and --format are mutually exclusive"));
             }
-            let pairs = read_pairs(&self.name, "file", |warning| program.warn(warning))?;
+            let pairs = read_pairs(&self.name, Some("file"), |warning| program.warn(warning))?;
             options.extend(pairs.into_iter().map(|(name, value)| (name, value.into())));
         }
         if let Some(format) = &self.format {
@@ -86,24 +87,27 @@ impl Tool<'_> {
         let opened = self.graph().open_held(open, user).await;
         let client = opened.map_err(|error| Failure::from(error).within(&within))?;
         if is_guess && image.flags.contains(OpenFlags::RDWR) {
-            self.warn_of_raw(&client).await?;
+            warn_of_raw(self.graph(), &client).await?;
         }
         Ok(client)
     }
+}
 
-    /// Says what follows if an image that is open for writing was guessed to be raw.
-    async fn warn_of_raw(&self, client: &Client) -> Result<(), Failure> {
-        let node = self.graph().ask(FindRoot(client.root())).await?;
-        if node.driver == "raw" {
-            tell(&printable(&format!(
-                "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
-                Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
-                restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",
-                node.filename
-            )));
-        }
-        Ok(())
+/// Says what follows if an image that is open for writing was guessed to be raw.
+///
+/// # Errors
+/// The client has gone.
+pub async fn warn_of_raw(graph: &GraphHandle, client: &Client) -> Result<(), Failure> {
+    let node = graph.ask(FindRoot(client.root())).await?;
+    if node.driver == "raw" {
+        tell(&printable(&format!(
+            "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
+            Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
+            restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.",
+            node.filename
+        )));
     }
+    Ok(())
 }
 
 /// What `-t` or `-T` says of the page cache: flags for opening, and whether writes go through. Nothing for an unknown word.

@@ -3,14 +3,14 @@
 use super::Failure;
 use millpond_messages::qapi::{IDENTIFIER_HINT, check_identifier, take_value};
 
-/// Reads `name=value,...`. A first word alone is the value of `implied`; any other turns something on, or with `no` before it
-/// off, of which `warn` is told. A doubled comma is one of the value's own.
+/// Reads `name=value,...`. A first word alone is the value of `implied`, where there is one; any other turns something on, or
+/// with `no` before it off, of which `warn` is told. A doubled comma is one of the value's own.
 ///
 /// # Errors
 /// An `id` is none.
 pub fn read_pairs(
     text: &str,
-    implied: &str,
+    implied: Option<&str>,
     mut warn: impl FnMut(&str),
 ) -> Result<Vec<(String, String)>, Failure> {
     let mut pairs = Vec::new();
@@ -26,10 +26,9 @@ pub fn read_pairs(
         } else {
             let (word, tail) = take_value(rest);
             rest = tail;
-            if is_first {
-                (implied.to_owned(), word)
-            } else {
-                switch(&word, &mut warn)
+            match implied.filter(|_| is_first) {
+                Some(implied) => (implied.to_owned(), word),
+                None => switch(&word, &mut warn),
             }
         };
         is_first = false;
@@ -63,7 +62,7 @@ mod tests {
     fn pairs_are_read_as_qemus_tools_read_them() {
         let mut warnings = Vec::new();
         let mut read = |text| {
-            let pairs = read_pairs(text, "file", |text| warnings.push(text.to_owned()));
+            let pairs = read_pairs(text, Some("file"), |text| warnings.push(text.to_owned()));
             pairs.map(|pairs| {
                 let pairs: Vec<_> = pairs
                     .into_iter()
@@ -86,6 +85,8 @@ mod tests {
             assert_eq!(read(text).expect(text), expected);
         }
         assert!(read("a=1,id=2").is_err());
+        let nothing_implied = read_pairs("nodisk", None, |_| {}).expect("a switch");
+        assert_eq!(nothing_implied, [("disk".to_owned(), "off".to_owned())]);
         assert_eq!(
             warnings,
             [
