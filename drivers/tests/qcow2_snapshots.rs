@@ -225,7 +225,7 @@ fn a_read_only_node_shows_a_snapshot() {
         let opened = open(&store, None, Default::default(), OpenFlags::empty(), &ring).await;
         let (disk, _) = opened.unwrap();
         let error = change(&disk, show("two")).await.unwrap_err();
-        assert_eq!(error.to_string(), "Can't find the snapshot");
+        assert_eq!(error.to_string(), "Can't find snapshot");
         assert_eq!(disk.read(0, 4096).await.unwrap(), [2; 4096]);
         change(&disk, show("one")).await.unwrap();
         assert_eq!(disk.read(0, 4096).await.unwrap(), [1; 4096]);

@@ -149,6 +149,11 @@ fn changed(mutation: &Mutation) -> Option<String> {
             "let the image of node '{}' name '{}' as its backing file",
             request.image_node_name, request.backing_file
         ),
+        Mutation::StoreBackingFile(request) => format!(
+            "store '{}' as the backing file of the image of node '{}'",
+            request.backing_file.as_deref().unwrap_or_default(),
+            request.node_name
+        ),
         Mutation::Commit(request) => format!("commit node '{}' to its backing node", request.node_name),
         Mutation::MakeEmpty(request) => format!("empty node '{}'", request.node_name),
         _ => return None,

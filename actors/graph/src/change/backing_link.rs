@@ -2,7 +2,9 @@
 //! out.
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::graph::{BackingName, DropIntermediate, RecordBackingFile, RootUser};
+use millpond_messages::graph::{
+    BackingName, DropIntermediate, RecordBackingFile, RootUser, StoreBackingFile,
+};
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, OpBlocker, Result, Role};
 
 use crate::change::delete;
@@ -71,6 +73,49 @@ impl Change for Record {
 
     async fn settle(&mut self, world: &World, _: Outcome) -> Result<()> {
         restore(world, std::mem::take(&mut self.reopened)).await
+    }
+
+    async fn finish(self, _: &World) {}
+}
+
+/// An image names another backing file from now on, whatever is below it: what a program does that looks after chains itself.
+pub struct Store {
+    request: StoreBackingFile,
+    node: Option<NodeId>,
+}
+
+impl From<StoreBackingFile> for Store {
+    fn from(request: StoreBackingFile) -> Self {
+        Self { request, node: None }
+    }
+}
+
+impl Change for Store {
+    type Answer = ();
+
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let node = state.graph.find(&self.request.node_name)?;
+        forbidden::check(&state.graph, node.id, OpBlocker::Change)?;
+        self.node = Some(node.id);
+        Ok(())
+    }
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(self.node.into_iter().collect())
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Some(node) = self.node else { return Ok(()) };
+        let StoreBackingFile {
+            backing_file,
+            backing_format,
+            ..
+        } = &self.request;
+        let link = backing_file.clone().map(|filename| BackingLink {
+            filename,
+            format: backing_format.clone(),
+        });
+        transaction.record_backing(node, link).await
     }
 
     async fn finish(self, _: &World) {}

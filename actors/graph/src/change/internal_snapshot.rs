@@ -87,7 +87,14 @@ impl<const LASTS: bool> Change for Snapshots<LASTS> {
                     return refused("Device has active dirty bitmaps");
                 }
                 if found.is_none() {
-                    let text = "Block driver does not support internal snapshots";
+                    let text = match &self.request.change {
+                        SnapshotChange::Show(_) => format!(
+                            "Block format '{}' used by device '' does not support temporarily loading internal \
+                             snapshots",
+                            node.kind.name()
+                        ),
+                        _ => "Block driver does not support internal snapshots".to_owned(),
+                    };
                     return Err(Error::new(ErrorKind::Unsupported, text));
                 }
             }

@@ -265,7 +265,9 @@ impl Qcow2 {
         if self.state.borrow().writable {
             return Err(refused("Device is not readonly"));
         }
-        let (_, snapshot) = self.found(name)?;
+        let (_, snapshot) = self
+            .found(name)
+            .map_err(|_| Error::new(ErrorKind::NotFound, "Can't find snapshot"))?;
         snapshot.check_l1(&self.state.borrow().header)?;
         let l1 = self.read_l1(&snapshot).await;
         let l1 = l1.map_err(|error| Error::io("Failed to read l1 table for snapshot", error))?;
