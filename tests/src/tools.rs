@@ -62,10 +62,28 @@ impl Both {
     /// Has QEMU's tool make or change files, the same in both folders. Words are parted by blanks.
     #[track_caller]
     pub fn prepare(&self, line: &str) {
+        self.prepare_words(&words(line));
+    }
+
+    /// The same for words that may have blanks.
+    #[track_caller]
+    pub fn prepare_words(&self, words: &[&str]) {
         for folder in [self.ours(), self.theirs()] {
-            let run = run_in(&folder, &words(line), Path::new(""));
-            assert_eq!(run.code, Some(0), "{line}:\n{}{}", run.stdout, run.stderr);
+            let run = run_in(&folder, words, Path::new(""));
+            assert_eq!(run.code, Some(0), "{words:?}:\n{}{}", run.stdout, run.stderr);
         }
+    }
+
+    /// Writes into an image with QEMU's tool, the same in both folders: what [`prepare`](Self::prepare) cannot say, as each
+    /// write is one word.
+    #[track_caller]
+    pub fn write_image(&self, format: &str, name: &str, writes: &[&str]) {
+        let mut words = vec!["qemu-io", "-f", format];
+        for write in writes {
+            words.extend(["-c", write]);
+        }
+        words.push(name);
+        self.prepare_words(&words);
     }
 
     /// Writes a file of these bytes into both folders.

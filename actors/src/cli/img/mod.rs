@@ -2,7 +2,17 @@
 //!
 //! A command is a file here and a row of [`COMMANDS`].
 
+mod bench;
+mod chain;
+mod commit;
+mod compare;
+mod convert;
+mod copy;
+mod dd;
 mod options;
+mod pace;
+mod progress;
+mod rebase;
 mod resize;
 
 use super::getopt::{self, Row};
@@ -19,11 +29,43 @@ struct Command {
 }
 
 /// The commands in the order in which they are listed.
-const COMMANDS: &[Command] = &[Command {
-    name: "resize",
-    does: "Resize the image",
-    run: resize::run,
-}];
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "bench",
+        does: "Run simple image benchmark",
+        run: bench::run,
+    },
+    Command {
+        name: "commit",
+        does: "Commit image to its backing file",
+        run: commit::run,
+    },
+    Command {
+        name: "compare",
+        does: "Check if two images have the same contents",
+        run: compare::run,
+    },
+    Command {
+        name: "convert",
+        does: "Copy one image to another with optional format conversion",
+        run: convert::run,
+    },
+    Command {
+        name: "dd",
+        does: "Copy input to output with optional format conversion",
+        run: dd::run,
+    },
+    Command {
+        name: "rebase",
+        does: "Change backing file of the image",
+        run: rebase::run,
+    },
+    Command {
+        name: "resize",
+        does: "Resize the image",
+        run: resize::run,
+    },
+];
 
 /// An option before the command.
 #[derive(Clone, Copy)]

@@ -87,8 +87,11 @@ impl<'a> Tool<'a> {
         })
     }
 
-    /// An exit code where help was asked for instead.
-    async fn make_objects(&self, objects: &[String]) -> Result<Option<ExitCode>, Failure> {
+    /// Makes objects that the user has asked for; answers an exit code where help was asked for instead.
+    ///
+    /// # Errors
+    /// QEMU's text: it is no such object, or a property is wrong.
+    pub async fn make_objects(&self, objects: &[String]) -> Result<Option<ExitCode>, Failure> {
         for text in objects {
             if objects::add(&self.daemon, text).await? == objects::Added::Explained {
                 return Ok(Some(ExitCode::SUCCESS));

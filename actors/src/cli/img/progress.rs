@@ -1,0 +1,65 @@
+//! How far a command is, in percent, on the line of standard output that QEMU's tools keep for it.
+
+use crate::cli::tool::print;
+use std::cell::Cell;
+
+/// Steps smaller than this are not shown, in percent.
+const STEP: f32 = 1.0;
+const WHOLE: f32 = 100.0;
+
+/// The line that tells how far a command is. It ends with the command, whatever came of that.
+pub struct Progress {
+    is_shown: bool,
+    now: Cell<f32>,
+    shown: Cell<f32>,
+}
+
+impl Progress {
+    /// Shows that nothing is done yet, if anything is to be shown at all.
+    pub fn new(is_shown: bool) -> Self {
+        let progress = Self {
+            is_shown,
+            now: Cell::new(0.0),
+            shown: Cell::new(0.0),
+        };
+        progress.set(0.0);
+        progress
+    }
+
+    /// So many percent are done.
+    pub fn set(&self, percent: f32) {
+        let percent = percent.clamp(0.0, WHOLE);
+        self.now.set(percent);
+        let far = (percent - self.shown.get()).abs() > STEP;
+        if self.is_shown && (far || percent <= 0.0 || percent >= WHOLE) {
+            self.shown.set(percent);
+            print(&format!("    ({percent:.2}/100%)\r"));
+        }
+    }
+
+    /// So many percent more are done.
+    pub fn add(&self, percent: f32) {
+        self.set(self.now.get() + percent);
+    }
+
+    /// `done` of `all` are done.
+    pub fn of(&self, done: u64, all: u64) {
+        // QEMU divides by nothing where nothing is to be done, and shows nothing of that.
+        if all > 0 {
+            self.set((f64::from(WHOLE) * done as f64 / all as f64) as f32);
+        }
+    }
+
+    /// All is done.
+    pub fn complete(&self) {
+        self.set(WHOLE);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_shown {
+            print("\n");
+        }
+    }
+}
