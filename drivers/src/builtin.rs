@@ -18,6 +18,7 @@ use crate::format::luks::LuksKind;
 use crate::format::qcow2::Qcow2Kind;
 use crate::format::raw::RawKind;
 use crate::protocol::file::FileKind;
+use crate::protocol::nbd::NbdKind;
 use crate::protocol::null::NullKind;
 use crate::replica::quorum::QuorumKind;
 
@@ -25,7 +26,7 @@ use crate::replica::quorum::QuorumKind;
 #[must_use]
 pub fn builtin() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [Arc<dyn DriverKind>; 19] = [
+    let kinds: [Arc<dyn DriverKind>; 20] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlklogwritesKind),
         Arc::new(BlkverifyKind),
@@ -37,6 +38,7 @@ pub fn builtin() -> Registry {
         Arc::new(FileKind::HOST_DEVICE),
         Arc::new(LuksKind::new(registry.secrets().clone())),
         Arc::new(MirrorTopKind),
+        Arc::new(NbdKind),
         Arc::new(NullKind::CO),
         Arc::new(NullKind::AIO),
         Arc::new(PreallocateKind),
@@ -75,6 +77,7 @@ mod tests {
             "host_device",
             "luks",
             "mirror_top",
+            "nbd",
             "null-aio",
             "null-co",
             "preallocate",

@@ -187,6 +187,11 @@ pub trait DriverKind: Send + Sync + 'static {
         Ok(())
     }
 
+    /// What stands before the colon in filenames that are for it, besides its name, where it is a protocol.
+    fn filename_prefixes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// A protocol stores bytes itself and has no `file` child.
     fn is_protocol(&self) -> bool;
 

@@ -105,7 +105,12 @@ impl Registry {
             Some((prefix, _)) if millpond_messages::path::path_has_protocol(filename) => prefix,
             _ => "file",
         };
+        let by_prefix = || {
+            let mut kinds = self.kinds.values();
+            kinds.find(|kind| kind.filename_prefixes().contains(&name))
+        };
         self.find(name)
+            .or_else(by_prefix)
             .filter(|kind| kind.has_filenames())
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("Unknown protocol '{name}'")))
     }

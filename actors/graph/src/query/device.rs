@@ -39,7 +39,7 @@ pub async fn driver_info(world: &World, name: &str) -> Reply {
 
 /// Whether a node's driver has no image that it could tell anything of.
 pub fn says_nothing(node: &Node) -> bool {
-    matches!(node.kind.name(), "null-co" | "null-aio" | "quorum")
+    matches!(node.kind.name(), "nbd" | "null-co" | "null-aio" | "quorum")
 }
 
 /// The disk's geometry. A window on a disk has another.

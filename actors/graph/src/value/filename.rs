@@ -253,6 +253,15 @@ fn strong_options(node: &Node) -> impl Iterator<Item = (&str, &Value)> {
     let strong: Option<&'static [&'static str]> = match node.kind.name() {
         "file" | "host_device" | "host_cdrom" => Some(&["filename"]),
         "raw" => Some(&["offset", "size"]),
+        "nbd" => Some(&[
+            "path",
+            "host",
+            "port",
+            "export",
+            "tls-creds",
+            "tls-hostname",
+            "server",
+        ]),
         "null-co" | "null-aio" => Some(&["size", "read-zeroes"]),
         "luks" => Some(&["key-secret"]),
         "qcow2" => Some(&["encrypt.key-secret"]),

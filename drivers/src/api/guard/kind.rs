@@ -108,6 +108,10 @@ impl DriverKind for GuardedKind {
         self.checked(self.run(|kind| kind.check_change(change, options, numbered)))
     }
 
+    fn filename_prefixes(&self) -> &'static [&'static str] {
+        self.run(|kind| kind.filename_prefixes()).unwrap_or_default()
+    }
+
     fn is_protocol(&self) -> bool {
         self.run(|kind| kind.is_protocol()).unwrap_or_default()
     }

@@ -2,6 +2,7 @@
 
 use super::crypto::BlockdevQcow2Encryption;
 use super::node::{BlockdevRef, BlockdevRefOrNull};
+use super::socket::SocketAddress;
 use crate::qapi::row::qapi;
 
 qapi! {
@@ -39,6 +40,17 @@ qapi! {
     /// Options of drivers that have a file and nothing else.
     open struct BlockdevOptionsGenericFormat {
         file: BlockdevRef,
+    }
+
+    /// Options of the driver `nbd`.
+    open struct BlockdevOptionsNbd {
+        server: SocketAddress,
+        export: Option<String>,
+        tls_creds: Option<String>,
+        tls_hostname: Option<String>,
+        x_dirty_bitmap: Option<String> ["unstable"],
+        reconnect_delay: Option<u32>,
+        open_timeout: Option<u32>,
     }
 
     /// Options of `null-co` and `null-aio`.

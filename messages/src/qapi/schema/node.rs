@@ -2,8 +2,8 @@
 
 use super::crypto::BlockdevOptionsLUKS;
 use super::driver::{
-    BlockdevOptionsFile, BlockdevOptionsGenericFormat, BlockdevOptionsNull, BlockdevOptionsQcow2,
-    BlockdevOptionsQuorum, BlockdevOptionsRaw,
+    BlockdevOptionsFile, BlockdevOptionsGenericFormat, BlockdevOptionsNbd, BlockdevOptionsNull,
+    BlockdevOptionsQcow2, BlockdevOptionsQuorum, BlockdevOptionsRaw,
 };
 use super::filter::{
     BlockdevOptionsBlkdebug, BlockdevOptionsBlklogwrites, BlockdevOptionsBlkverify, BlockdevOptionsCbw,
@@ -27,6 +27,7 @@ qapi! {
             "file": BlockdevOptionsFile,
             "host_device": BlockdevOptionsFile,
             "luks": BlockdevOptionsLUKS,
+            "nbd": BlockdevOptionsNbd,
             "null-aio": BlockdevOptionsNull,
             "null-co": BlockdevOptionsNull,
             "preallocate": BlockdevOptionsPreallocate,
@@ -68,6 +69,8 @@ qapi! {
         HostDevice = "host_device",
         /// Images that are encrypted as a whole.
         Luks = "luks",
+        /// A disk that an NBD server has.
+        Nbd = "nbd",
         /// No storage, with answers that come later.
         NullAio = "null-aio",
         /// No storage, with answers at once.

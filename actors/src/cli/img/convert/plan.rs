@@ -346,7 +346,7 @@ fn snapshot(program: Program<'_>, text: String) -> Result<Snapshot, Failure> {
         return Ok(Snapshot::IdOrName(text));
     }
     let mut name = SnapshotName::default();
-    for (member, value) in read_pairs(&text, "", |warning| program.warn(warning))? {
+    for (member, value) in read_pairs(&text, None, |warning| program.warn(warning))? {
         match member.as_str() {
             "snapshot.id" => name.id = Some(value),
             "snapshot.name" => name.name = Some(value),
