@@ -9,6 +9,9 @@ mod compare;
 mod convert;
 mod copy;
 mod dd;
+mod diff;
+mod du;
+mod form;
 mod options;
 mod pace;
 mod progress;
@@ -54,6 +57,16 @@ const COMMANDS: &[Command] = &[
         name: "dd",
         does: "Copy input to output with optional format conversion",
         run: dd::run,
+    },
+    Command {
+        name: "diff",
+        does: "Show in which ranges two images differ",
+        run: diff::run,
+    },
+    Command {
+        name: "du",
+        does: "Show what each image of a chain holds",
+        run: du::run,
     },
     Command {
         name: "rebase",
