@@ -1,19 +1,22 @@
 //! New images, as `qemu-img create` makes them: in a file that is made for it, perhaps on top of another image.
 
+use millpond_messages::error::errno::EFBIG;
 use millpond_messages::graph::{
     DeleteFile, DetachRoot, DriverFacts, FindRoot, ListDrivers, MakeImage, NodeFacts, OpenImage, Options,
     Probing, RootUser,
 };
 use millpond_messages::path::full_backing_filename;
 use millpond_messages::qapi::parse_size;
-use millpond_messages::{Error, ErrorKind, OpenFlags, Result, RootId, SECTOR_SIZE};
+use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result, RootId, SECTOR_SIZE};
 
 use crate::graph::GraphHandle;
 pub use millpond_graph::NewImage;
-use millpond_graph::new_image::{Given, check_base, protocol_of};
+use millpond_graph::new_image::{Given, check_base, known, protocol_of};
 
 /// The hold on what is opened meanwhile.
 const USER: &str = "create-image";
+/// The format of a base is never guessed: who writes to the base could choose it.
+const NO_BASE_FORMAT: &str = "Backing file specified without backing format";
 
 impl GraphHandle {
     /// Makes an image, as `qemu-img create` does; answers the line that it tells of it, unless that is not wanted. Where it
@@ -51,6 +54,9 @@ pub(crate) async fn create(graph: &GraphHandle, image: NewImage, told: &mut Vec<
         let length = length_of_base(graph, &image, base, given.get("backing_fmt")).await?;
         size = size.or(Some(length));
     }
+    if base.is_some() && given.get("backing_fmt").is_none() {
+        return Err(invalid(NO_BASE_FORMAT));
+    }
     let size = size.ok_or_else(|| invalid("Image creation needs a size parameter"))?;
     if !image.quiet {
         told.push(given.told(&image, size));
@@ -59,6 +65,9 @@ pub(crate) async fn create(graph: &GraphHandle, image: NewImage, told: &mut Vec<
         .checked_next_multiple_of(SECTOR_SIZE)
         .ok_or_else(|| invalid(format!("Image size {size} is too large")))?;
     let mut options = given.to_create()?;
+    if let Some(format) = given.get("backing_fmt") {
+        check_base_format(&drivers, format)?;
+    }
     // A raw image is its file.
     if image.format == "raw" || format.is_protocol {
         let driver = if format.is_protocol {
@@ -66,24 +75,26 @@ pub(crate) async fn create(graph: &GraphHandle, image: NewImage, told: &mut Vec<
         } else {
             protocol
         };
-        return make_file(graph, driver, filename, size, options).await;
+        let made = make_file(graph, driver, filename, size, options).await;
+        return made.map_err(|error| told_if_too_large(error, &image.format));
     }
     let data_file = options.get("data-file").and_then(|name| name.as_str());
     let data_file = data_file.map(str::to_owned);
     let mut made = Vec::new();
     let formatted = async {
-        made.push(make_and_open(graph, protocol, filename).await?);
+        made.push(make_and_open(graph, protocol, filename, given.to_create_file()?).await?);
         if let Some(name) = &data_file {
             let (protocol, filename) = protocol_of(name);
             maker(&drivers, protocol, "protocol", "Protocol driver")?;
-            made.push(make_and_open(graph, protocol, filename).await?);
+            made.push(make_and_open(graph, protocol, filename, Options::new()).await?);
         }
         let mut nodes = made.iter().map(|(_, facts)| facts.name.clone());
         let file = nodes.next().unwrap_or_default();
         if let Some(data_file) = nodes.next() {
             options.insert("data-file".to_owned(), data_file.into());
         }
-        format_file(graph, &image.format, &file, size, options).await
+        let formatted = format_file(graph, &image.format, &file, size, options).await;
+        formatted.map_err(|error| told_if_too_large(error, &image.format))
     };
     let mut result = formatted.await;
     for (root, facts) in made {
@@ -95,14 +106,52 @@ pub(crate) async fn create(graph: &GraphHandle, image: NewImage, told: &mut Vec<
     result
 }
 
+/// Refuses to store a format for the base that nobody knows.
+fn check_base_format(drivers: &[DriverFacts], format: &str) -> Result<()> {
+    let is_ours = drivers.iter().any(|driver| driver.name == format);
+    if is_ours || known::FORMATS.contains(&format) {
+        return Ok(());
+    }
+    let text = format!("Parameter 'backing-fmt' does not accept value '{format}'");
+    Err(invalid(text))
+}
+
+/// What is told of an image that the host has no room for in one file.
+fn told_if_too_large(error: Error, format: &str) -> Error {
+    match error.kind() {
+        ErrorKind::Io(IoError::Os(EFBIG)) => {
+            let hint = match known::of_format(format)
+                .iter()
+                .any(|known| known.name == "cluster_size")
+            {
+                true => " (try using a larger cluster size)",
+                false => "",
+            };
+            let text = format!("The image size is too large for file format '{format}'{hint}");
+            Error::caused_by(error.kind(), text, error)
+        }
+        _ => error,
+    }
+}
+
 /// Makes an empty file, and opens it to be written to.
-async fn make_and_open(graph: &GraphHandle, protocol: &str, filename: &str) -> Result<(RootId, NodeFacts)> {
-    make_file(graph, protocol, filename, 0, Options::new()).await?;
+async fn make_and_open(
+    graph: &GraphHandle,
+    protocol: &str,
+    filename: &str,
+    options: Options,
+) -> Result<(RootId, NodeFacts)> {
+    make_file(graph, protocol, filename, 0, options).await?;
     open_file(graph, protocol, filename).await
 }
 
 /// The driver of a name, which can make images.
-fn maker<'a>(drivers: &'a [DriverFacts], name: &str, what: &str, which: &str) -> Result<&'a DriverFacts> {
+pub(crate) fn maker<'a>(
+    drivers: &'a [DriverFacts],
+    name: &str,
+    what: &str,
+    which: &str,
+) -> Result<&'a DriverFacts> {
     let mut drivers = drivers.iter();
     let driver = drivers
         .find(|driver| driver.name == name)
@@ -136,14 +185,12 @@ async fn length_of_base(
         probing: Probing::ReadOnly,
         ..OpenImage::default()
     };
-    let (root, facts) = hold(graph, opened).await?;
+    let held = hold(graph, opened).await;
+    let (root, facts) = held.map_err(|error| error.with_hint("Could not open backing image."))?;
     graph.ask(DetachRoot(root)).await?;
     if format.is_none() {
-        let text = format!(
-            "Backing file specified without backing format\nDetected format of {}.",
-            facts.driver
-        );
-        return Err(invalid(text));
+        let hint = format!("Detected format of {}.", facts.driver);
+        return Err(invalid(NO_BASE_FORMAT).with_hint(hint));
     }
     Ok(facts.size)
 }

@@ -7,7 +7,6 @@ use millpond_messages::qapi::{BlockDeviceInfo, ImageInfoSpecific};
 use millpond_messages::{DataCount, Error, ErrorKind, ImageMeasure, Permissions, Range, Result, SECTOR_SIZE};
 
 use crate::graph::GraphHandle;
-use crate::image::NewImage;
 use crate::node::Client;
 
 /// The hold on a source while it is looked at.
@@ -38,15 +37,13 @@ impl GraphHandle {
         options: &str,
         measured: &Measured,
     ) -> Result<ImageMeasure> {
-        let given = Given::new(&NewImage {
-            format: format.to_owned(),
-            options: options.to_owned(),
-            ..NewImage::default()
-        })?;
+        let given = Given::of_format(format, options)?;
         let request = |size: u64| -> Result<MeasureImage> {
             let too_large = || Error::new(ErrorKind::InvalidArgument, "The image size is too large");
             let size = size.checked_next_multiple_of(SECTOR_SIZE).ok_or_else(too_large)?;
             let mut options = given.to_create()?;
+            // What is in which file makes no difference.
+            options.retain(|name, _| !matches!(name.as_str(), "data-file" | "data-file-raw"));
             options.insert("size".to_owned(), size.into());
             let driver = format.to_owned();
             Ok(MeasureImage { driver, options })

@@ -121,10 +121,7 @@ fn theirs(directory: &Path, image: &NewImage) -> Result<String, String> {
     }
     let text = String::from_utf8(output.stderr).unwrap();
     let prefix = format!("qemu-img: {}: ", image.filename);
-    let text = text.trim_end().strip_prefix(&prefix).unwrap_or(&text);
-    Err(text
-        .trim_end_matches("\nCould not open backing image.")
-        .to_owned())
+    Err(text.trim_end().strip_prefix(&prefix).unwrap_or(&text).to_owned())
 }
 
 fn new_image(format: &str, options: &str, size: Option<u64>) -> NewImage {
@@ -205,7 +202,10 @@ fn images_are_made_as_qemu_img_makes_them() {
             let (our_directory, our_image) = made("ours");
             let expected = theirs(&their_directory, &their_image);
             let found = graph.create_image(our_image).await;
-            let found = found.map(Option::unwrap).map_err(|error| error.to_string());
+            let found = found.map(Option::unwrap).map_err(|error| match error.hint() {
+                Some(hint) => format!("{error}\n{hint}"),
+                None => error.to_string(),
+            });
             let (ours, others) = (our_directory.to_str().unwrap(), their_directory.to_str().unwrap());
             let place = |text: String| text.replace(ours, "DIR").replace(others, "DIR");
             assert_eq!(

@@ -50,7 +50,13 @@ async fn add_disk(graph: &GraphHandle, directory: &Path, more: Value) {
 
 async fn change(graph: &GraphHandle, change: SnapshotChange) -> millpond_messages::Result<InternalSnapshot> {
     let device = "disk".to_owned();
-    graph.ask(ChangeSnapshots { device, change }).await
+    graph
+        .ask(ChangeSnapshots {
+            device,
+            change,
+            any_name: false,
+        })
+        .await
 }
 
 fn new(name: &str) -> SnapshotChange {
@@ -145,12 +151,10 @@ fn a_read_only_node_shows_a_snapshot_and_a_format_without_them_says_so() {
         let request = ChangeSnapshots {
             device: "file".to_owned(),
             change: apply("one"),
+            any_name: false,
         };
         let refused = graph.ask(request).await.unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "Block driver does not support internal snapshots"
-        );
+        assert_eq!(refused.to_string(), "Block driver does not support snapshots");
     });
 }
 
@@ -232,7 +236,14 @@ fn a_snapshot_is_not_applied_to_a_disk_whose_writes_are_recorded() {
         bitmap(added).await;
         for device in ["disk", "filter"] {
             let (device, change) = (device.to_owned(), apply("first"));
-            let refused = graph.ask(ChangeSnapshots { device, change }).await.unwrap_err();
+            let refused = graph
+                .ask(ChangeSnapshots {
+                    device,
+                    change,
+                    any_name: false,
+                })
+                .await
+                .unwrap_err();
             assert_eq!(refused.to_string(), "Device has active dirty bitmaps");
         }
         bitmap(BitmapChange::Remove).await;

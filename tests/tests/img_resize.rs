@@ -22,6 +22,18 @@ fn sizes_are_read_and_refused_as_qemu_does() {
         "-f qcow2 x 2M -q",
         "-f qcow2 x -- -2M",
         "x y 2M",
+        "-f qcow2 x -512k --shrink",
+        "-f qcow2 --shrink -- x -512k",
+        "-f qcow2 x --shrink -512k",
+        "-f qcow2 --shrink -- -512k x",
+        "--shrink x -f qcow2 -512k",
+        "-f qcow2 --shrink x -512k -512k",
+        "-f qcow2 --shrink x -512k 1",
+        "-f qcow2 --shrink x -x",
+        "x -",
+        "x 99E",
+        "-1M",
+        "-f qcow2 x -0",
     ] {
         both.same(&format!("qemu-img resize {line}"));
         both.assert_same_image("qcow2", "x");

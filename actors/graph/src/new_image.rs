@@ -1,10 +1,14 @@
 //! What a new image is to be, in `qemu-img create`'s words: which options its format has, and what is told of it.
 
+pub mod known;
+
 use millpond_messages::graph::Options;
 use millpond_messages::path::path_has_protocol;
-use millpond_messages::qapi::parse_size;
+use millpond_messages::qapi::{SIZE_HINT, is_size_out_of_range, parse_size, parse_unsigned};
 use millpond_messages::{Error, ErrorKind, OpenFlags, Result};
 use serde_json::Value;
+
+use known::{Kind, Known};
 
 /// What a new image is to be.
 #[derive(Debug, Clone, Default)]
@@ -28,51 +32,8 @@ pub struct NewImage {
     pub quiet: bool,
 }
 
-/// What an option of a format is, by the name that `-o` has for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Size,
-    Number,
-    Flag,
-    Text,
-}
-
-/// A format's options in the order in which they are told, each with the default that is told where none is given.
-type Known = &'static [(&'static str, Kind, Option<&'static str>)];
-
-const QCOW2: Known = &[
-    ("encryption", Kind::Flag, None),
-    ("encrypt.format", Kind::Text, None),
-    ("encrypt.key-secret", Kind::Text, None),
-    ("encrypt.cipher-alg", Kind::Text, None),
-    ("encrypt.cipher-mode", Kind::Text, None),
-    ("encrypt.ivgen-alg", Kind::Text, None),
-    ("encrypt.ivgen-hash-alg", Kind::Text, None),
-    ("encrypt.hash-alg", Kind::Text, None),
-    ("encrypt.iter-time", Kind::Number, None),
-    ("cluster_size", Kind::Size, Some("65536")),
-    ("extended_l2", Kind::Flag, Some("off")),
-    ("preallocation", Kind::Text, None),
-    ("compression_type", Kind::Text, Some("zlib")),
-    ("size", Kind::Size, None),
-    ("compat", Kind::Text, None),
-    ("data_file", Kind::Text, None),
-    ("data_file_raw", Kind::Flag, None),
-    ("backing_file", Kind::Text, None),
-    ("backing_fmt", Kind::Text, None),
-    ("lazy_refcounts", Kind::Flag, Some("off")),
-    ("refcount_bits", Kind::Number, Some("16")),
-];
 /// What the names of options about encryption begin with.
 const ENCRYPT: &str = "encrypt.";
-const FILE: Known = &[
-    ("size", Kind::Size, None),
-    ("nocow", Kind::Flag, None),
-    ("preallocation", Kind::Text, None),
-    ("extent_size_hint", Kind::Size, None),
-];
-/// Of a format that an embedder has brought only what every format has is known.
-const OTHER: Known = &[("size", Kind::Size, None)];
 
 fn invalid(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidArgument, text.into())
@@ -80,7 +41,8 @@ fn invalid(text: impl Into<String>) -> Error {
 
 /// The options of an image, by `-o`'s names, as they were given.
 pub struct Given {
-    known: Known,
+    format: String,
+    known: Vec<Known>,
     /// Names that are not known are passed on as they are.
     open: bool,
     values: Vec<(String, String)>,
@@ -90,26 +52,11 @@ impl Given {
     /// Those of an image, checked.
     ///
     /// # Errors
-    /// One of them is not for the format, or its value is none.
+    /// One of them is not for the format or the protocol of its file, or its value is none.
     pub fn new(image: &NewImage) -> Result<Self> {
-        let (known, open) = match image.format.as_str() {
-            "qcow2" => (QCOW2, false),
-            "raw" | "file" => (FILE, false),
-            _ => (OTHER, true),
-        };
-        let mut given = Self {
-            known,
-            open,
-            values: Vec::new(),
-        };
-        for option in split_options(&image.options) {
-            let (name, value) = match option.split_once('=') {
-                Some((name, value)) => (name, value.to_owned()),
-                // As everywhere in QEMU's command lines a name alone turns something on.
-                None => (option.as_str(), "on".to_owned()),
-            };
-            given.set(name, value)?;
-        }
+        let (protocol, _) = protocol_of(&image.filename);
+        let known = known::joined(known::of_format(&image.format), known::of_protocol(protocol));
+        let mut given = Self::of(&image.format, known, &image.options)?;
         if let Some(size) = image.size {
             if given.get("size").is_some() {
                 return Err(invalid("The image size must be specified only once"));
@@ -118,7 +65,7 @@ impl Given {
         }
         let backing = [
             ("backing_file", &image.base, "Backing file"),
-            ("backing_fmt", &image.base_format, "Backing format"),
+            ("backing_fmt", &image.base_format, "Backing file format"),
         ];
         for (name, value, what) in backing {
             let Some(value) = value else { continue };
@@ -131,8 +78,56 @@ impl Given {
         Ok(given)
     }
 
+    /// Those that only a format has, checked.
+    ///
+    /// # Errors
+    /// One of them is not for the format, or its value is none.
+    pub fn of_format(format: &str, options: &str) -> Result<Self> {
+        Self::of(format, known::of_format(format).to_vec(), options)
+    }
+
+    /// Those that an image is to be amended by, checked.
+    ///
+    /// # Errors
+    /// One of them is not for the format, or no more once an image is made; or its value is none.
+    pub fn of_amendment(format: &str, options: &str) -> Result<Self> {
+        let given = Self::of(format, known::of_amendment(format).to_vec(), options);
+        given.map_err(|error| {
+            let is_for_new =
+                |known: &&Known| error.context() == format!("Invalid parameter '{}'", known.name);
+            match known::of_format(format).iter().any(|known| is_for_new(&known)) {
+                true => error.with_hint("This option is only supported for image creation"),
+                false => error,
+            }
+        })
+    }
+
+    fn of(format: &str, known: Vec<Known>, options: &str) -> Result<Self> {
+        let mut given = Self {
+            format: format.to_owned(),
+            known,
+            open: known::is_open(format),
+            values: Vec::new(),
+        };
+        for option in split_options(options) {
+            match option.split_once('=') {
+                Some((name, value)) => given.set(name, value.to_owned())?,
+                None => given.turn(&option)?,
+            }
+        }
+        Ok(given)
+    }
+
+    /// As everywhere in QEMU's command lines a name alone turns something on, and `no` before it off.
+    fn turn(&mut self, option: &str) -> Result<()> {
+        match option.strip_prefix("no") {
+            Some(name) if !self.takes(option) => self.set(name, "off".to_owned()),
+            _ => self.set(option, "on".to_owned()),
+        }
+    }
+
     fn takes(&self, name: &str) -> bool {
-        self.open || self.known.iter().any(|(known, ..)| *known == name)
+        self.open || self.known.iter().any(|known| known.name == name)
     }
 
     /// What was given for an option.
@@ -157,40 +152,55 @@ impl Given {
     }
 
     fn value(&self, name: &str, value: &str) -> Result<Value> {
-        let kind = self.known.iter().find(|(known, ..)| *known == name);
-        Ok(match kind.map_or(Kind::Text, |(_, kind, _)| *kind) {
-            Kind::Size => parse_size(value)
-                .ok_or_else(|| {
-                    invalid(format!(
-                        "Parameter '{name}' expects a non-negative number below 2^64"
-                    ))
-                })?
-                .into(),
-            Kind::Number => value
-                .parse::<u64>()
-                .map_err(|_| invalid(format!("Parameter '{name}' expects a number")))?
+        let known = self.known.iter().find(|known| known.name == name);
+        Ok(match known.map_or(Kind::Text, |known| known.kind) {
+            Kind::Size => size(name, value)?.into(),
+            Kind::Number => parse_unsigned(value)
+                .ok_or_else(|| invalid(format!("Parameter '{name}' expects a number")))?
                 .into(),
             Kind::Flag => match value {
-                "on" => true.into(),
-                "off" => false.into(),
+                "on" | "yes" | "true" | "y" => true.into(),
+                "off" | "no" | "false" | "n" => false.into(),
                 _ => return Err(invalid(format!("Parameter '{name}' expects 'on' or 'off'"))),
             },
             Kind::Text => value.into(),
         })
     }
 
-    /// What `blockdev-create` takes, but for `driver`, `size` and `file`.
+    /// The same of an option that takes some texts only.
+    fn choice(&self, name: &str, value: &str) -> Result<Value> {
+        let choices = known::choices(&self.format, name).filter(|_| !self.open);
+        if choices.is_some_and(|choices| !choices.contains(&value)) {
+            let member = name.strip_prefix(ENCRYPT).unwrap_or(name).replace('_', "-");
+            let text = format!("Parameter '{member}' does not accept value '{value}'");
+            return Err(invalid(text));
+        }
+        self.value(name, value)
+    }
+
+    /// What `blockdev-create` takes for the format, but for `driver`, `size` and `file`.
     ///
     /// # Errors
     /// There is no such version of the format, or encryption is asked for in two ways.
     pub fn to_create(&self) -> Result<Options> {
+        // A raw image is its file.
+        let takes = match self.format.as_str() {
+            "raw" => known::of_protocol("file"),
+            format => known::of_format(format),
+        };
+        let is_for_it = |name: &str| {
+            let is_known = takes.iter().any(|known| known.name == name);
+            // The space of an encrypted image is laid out by the file below, as the image says.
+            is_known || self.open || (self.format == "luks" && name == "preallocation")
+        };
         let mut options = Options::new();
         let encrypt = self.encrypt()?;
         if !encrypt.is_empty() {
             options.insert("encrypt".to_owned(), encrypt.into());
         }
         let is_apart = |name: &str| matches!(name, "size" | "encryption") || name.starts_with(ENCRYPT);
-        for (name, text) in self.values.iter().filter(|(name, _)| !is_apart(name)) {
+        let values = self.values.iter();
+        for (name, text) in values.filter(|(name, _)| !is_apart(name) && is_for_it(name)) {
             let (name, value) = match (name.as_str(), text.as_str()) {
                 ("compat", "0.10") => ("version", "v2".into()),
                 ("compat", "1.1") => ("version", "v3".into()),
@@ -199,9 +209,41 @@ impl Given {
                     let text = format!("Parameter 'version' does not accept value '{other}'");
                     return Err(invalid(text));
                 }
-                (name, text) => (name, self.value(name, text)?),
+                ("preallocation", mode)
+                    if self.format != "qcow2" && !known::PREALLOCATIONS.contains(&mode) =>
+                {
+                    return Err(invalid(format!("invalid parameter value: {mode}")));
+                }
+                (name, text) => (name, self.choice(name, text)?),
             };
             options.insert(name.replace('_', "-"), value);
+        }
+        Ok(options)
+    }
+
+    /// What `blockdev-create` takes for the file that the format is made in, but for `driver`, `size` and `filename`. How its
+    /// space is laid out is up to the format.
+    ///
+    /// # Errors
+    /// None that [`Given::new`] would not have met.
+    pub fn to_create_file(&self) -> Result<Options> {
+        let mut options = Options::new();
+        for (name, text) in &self.values {
+            if matches!(name.as_str(), "nocow" | "extent_size_hint") && !self.open {
+                options.insert(name.replace('_', "-"), self.value(name, text)?);
+            }
+        }
+        Ok(options)
+    }
+
+    /// What [`Amend`](millpond_messages::graph::Amend) takes.
+    ///
+    /// # Errors
+    /// An option does not take its value.
+    pub fn to_amend(&self) -> Result<Options> {
+        let mut options = Options::new();
+        for (name, text) in &self.values {
+            options.insert(name.clone(), self.choice(name, text)?);
         }
         Ok(options)
     }
@@ -213,13 +255,14 @@ impl Given {
             match (name.strip_prefix(ENCRYPT), text.as_str()) {
                 // The old method has another name here.
                 (Some("format"), "aes") => encrypt.insert("format".to_owned(), "qcow".into()),
-                (Some(member), text) => encrypt.insert(member.to_owned(), self.value(name, text)?),
+                (Some(member), text) => encrypt.insert(member.to_owned(), self.choice(name, text)?),
                 (None, _) => None,
             };
         }
-        if self.get("encryption") == Some("on")
-            && encrypt.insert("format".to_owned(), "qcow".into()).is_some()
-        {
+        let is_old_name = self
+            .get("encryption")
+            .is_some_and(|text| matches!(text, "on" | "yes" | "true" | "y"));
+        if is_old_name && encrypt.insert("format".to_owned(), "qcow".into()).is_some() {
             let text = "'encrypt.format' and its alias 'encryption' can't be used at the same time";
             return Err(invalid(text));
         }
@@ -230,20 +273,57 @@ impl Given {
     #[must_use]
     pub fn told(&self, image: &NewImage, size: u64) -> String {
         let mut line = format!("Formatting '{}', fmt={}", image.filename, image.format);
-        for (name, kind, default) in self.known {
-            let value = match (*name, self.get(name)) {
+        for known in &self.known {
+            let value = match (known.name, self.get(known.name)) {
                 ("size", _) => Some(size.to_string()),
-                (_, Some(value)) if *kind == Kind::Size => parse_size(value).map(|bytes| bytes.to_string()),
+                (_, Some(value)) if known.kind == Kind::Size => {
+                    parse_size(value).map(|bytes| bytes.to_string())
+                }
+                // QEMU tells the unsigned number as a signed one.
+                (_, Some(value)) if known.kind == Kind::Number => {
+                    parse_unsigned(value).map(|number| number.cast_signed().to_string())
+                }
                 // A comma in a value is told as two, which the options can be given by again.
                 (_, Some(value)) => Some(value.replace(',', ",,")),
-                (_, None) => default.map(str::to_owned),
+                (_, None) => known.default.map(str::to_owned),
             };
             if let Some(value) = value {
-                line.push_str(&format!(" {name}={value}"));
+                line.push_str(&format!(" {}={value}", known.name));
             }
         }
         line
     }
+}
+
+/// The size that an option's value says.
+fn size(name: &str, value: &str) -> Result<u64> {
+    if let Some(size) = parse_size(value) {
+        return Ok(size);
+    }
+    if is_size_out_of_range(value) {
+        return Err(invalid(format!(
+            "Value '{value}' is out of range for parameter '{name}'"
+        )));
+    }
+    let text = format!("Parameter '{name}' expects a non-negative number below 2^64");
+    Err(invalid(text).with_hint(SIZE_HINT))
+}
+
+/// Whether options as `-o` takes them can be read: they neither begin nor end with a comma that parts nothing.
+#[must_use]
+pub fn is_option_list(text: &str) -> bool {
+    let at_start = text.len() - text.trim_start_matches(',').len();
+    let at_end = text.len() - text.trim_end_matches(',').len();
+    let is_commas = at_start == text.len();
+    !is_commas && at_start.is_multiple_of(2) && at_end.is_multiple_of(2)
+}
+
+/// Whether options as `-o` takes them ask for help.
+#[must_use]
+pub fn asks_for_help(options: &str) -> bool {
+    split_options(options)
+        .iter()
+        .any(|option| matches!(option.as_str(), "help" | "?"))
 }
 
 /// Options by their commas; two commas are one in a value.
@@ -293,5 +373,22 @@ mod tests {
         assert_eq!(split_options("a=1,b=x,,y,c"), ["a=1", "b=x,y", "c"]);
         assert_eq!(split_options(",,"), [","]);
         assert!(split_options("").is_empty() && split_options(",").is_empty());
+    }
+
+    #[test]
+    fn lists_of_options_neither_begin_nor_end_with_a_comma() {
+        for (text, is_list) in [
+            ("a=1", true),
+            ("a=1,b", true),
+            ("a=1,,", true),
+            ("", false),
+            (",", false),
+            (",,", false),
+            (",a", false),
+            ("a,", false),
+            ("a,,,", false),
+        ] {
+            assert_eq!(is_option_list(text), is_list, "{text}");
+        }
     }
 }

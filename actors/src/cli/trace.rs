@@ -23,6 +23,7 @@ Targets:
   millpond::monitor          monitors and their clients
   millpond::export           exports and their clients
   millpond::graph            changes of the graph
+  millpond::check            what checks of images find
   millpond_engine::node      requests, from admission to completion
   millpond_engine::iothread  iothreads
   millpond_drivers           drivers, one target below it for each

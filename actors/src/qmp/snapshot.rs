@@ -28,7 +28,14 @@ pub(super) fn taking(arguments: BlockdevSnapshotInternalSync) -> TakeSnapshot {
 pub(super) async fn take(daemon: Daemon, arguments: BlockdevSnapshotInternalSync) -> Result<(), QmpError> {
     let TakeSnapshot { device, snapshot } = taking(arguments);
     let change = SnapshotChange::Create(snapshot);
-    daemon.graph(ChangeSnapshots { device, change }).await.map(drop)
+    daemon
+        .graph(ChangeSnapshots {
+            device,
+            change,
+            any_name: false,
+        })
+        .await
+        .map(drop)
 }
 
 pub(super) async fn delete(
@@ -37,6 +44,12 @@ pub(super) async fn delete(
 ) -> Result<SnapshotInfo, QmpError> {
     let BlockdevSnapshotDeleteInternalSync { device, id, name } = arguments;
     let change = SnapshotChange::Delete(SnapshotName { id, name });
-    let deleted = daemon.graph(ChangeSnapshots { device, change }).await?;
+    let deleted = daemon
+        .graph(ChangeSnapshots {
+            device,
+            change,
+            any_name: false,
+        })
+        .await?;
     Ok(SnapshotInfo::from(&deleted))
 }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::child::Child;
+use super::confused::{Confused, Size};
 use super::driver::Driver;
 use super::image::BackingLink;
 use super::notice::Notices;
@@ -403,7 +404,7 @@ pub fn slot_named(kind: &dyn DriverKind, name: &str) -> Option<ChildSlot> {
 /// # Errors
 /// Names the option that is unknown, missing or of the wrong type.
 pub fn parse_options<T: DeserializeOwned>(options: Options) -> Result<T> {
-    serde_json::from_value(serde_json::Value::Object(options))
+    T::deserialize(Confused(serde_json::Value::Object(options)))
         .map_err(|error| invalid_options(&error.to_string()))
 }
 
@@ -411,9 +412,10 @@ pub fn parse_options<T: DeserializeOwned>(options: Options) -> Result<T> {
 ///
 /// # Errors
 /// It is no number of bytes.
-pub fn parse_size(name: &str, value: Option<&serde_json::Number>) -> Result<Option<u64>> {
+pub fn parse_size(name: &str, value: Option<&Size>) -> Result<Option<u64>> {
     let Some(value) = value else { return Ok(None) };
     let size = value.as_u64().ok_or_else(|| {
+        let value: &serde_json::Number = value;
         let text = format!("Value '{value}' is out of range for parameter '{name}'");
         Error::new(ErrorKind::InvalidArgument, text)
     })?;

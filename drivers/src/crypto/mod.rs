@@ -19,7 +19,7 @@ mod tests;
 
 pub(crate) use cipher::{CipherSpec, cbc_unwrap};
 pub(crate) use hash::Hash;
-pub(crate) use modes::SectorCipher;
+pub(crate) use modes::{Locked, SectorCipher};
 
 use millpond_messages::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;

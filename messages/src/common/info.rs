@@ -63,6 +63,9 @@ impl Repair {
     }
 }
 
+/// The log's target for what a check finds, a message a fault in the words of QEMU's tool, which prints each as it is.
+pub const FINDINGS: &str = "millpond::check";
+
 /// What a check of an image found and mended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

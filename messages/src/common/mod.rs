@@ -28,7 +28,7 @@ pub use chunk_set::{ChunkSet, TooManyChunks};
 pub use debug_event::{DebugEvent, DebugOrder};
 pub use flags::{OpenFlags, RequestFlags};
 pub use id::{BitmapId, ChildSlot, EdgeId, IoThreadId, NodeId, RootId, Token};
-pub use info::{BlockSizes, CheckResult, DriverInfo, FragmentInfo, Geometry, Repair};
+pub use info::{BlockSizes, CheckResult, DriverInfo, FINDINGS, FragmentInfo, Geometry, Repair};
 pub use limits::{
     Limits, MAX_ALIGNMENT, MAX_LENGTH, REQUEST_MAX_BYTES, REQUEST_MAX_SECTORS, RangeError, SECTOR_SIZE,
     check_length, check_range,

@@ -12,6 +12,8 @@ pub struct DriverFacts {
     pub is_protocol: bool,
     /// It can make images.
     pub creates: bool,
+    /// A filename can stand for a node of it: QEMU's tools speak of such a node as of a protocol.
+    pub has_filenames: bool,
 }
 
 /// Facts about a node that others act on.

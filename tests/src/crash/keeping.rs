@@ -204,7 +204,15 @@ impl Run<'_> {
 
     async fn change_snapshots(&self, what: String, change: SnapshotChange) -> bool {
         let device = self.node.clone();
-        let changed = self.site.graph().ask(ChangeSnapshots { device, change }).await;
+        let changed = self
+            .site
+            .graph()
+            .ask(ChangeSnapshots {
+                device,
+                change,
+                any_name: false,
+            })
+            .await;
         self.note(what, changed).is_some()
     }
 

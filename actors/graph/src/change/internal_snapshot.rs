@@ -39,7 +39,11 @@ impl<const LASTS: bool> From<ChangeSnapshots> for Snapshots<LASTS> {
 impl From<TakeSnapshot> for Snapshots<true> {
     fn from(TakeSnapshot { device, snapshot }: TakeSnapshot) -> Self {
         let change = SnapshotChange::Create(snapshot);
-        Self::from(ChangeSnapshots { device, change })
+        Self::from(ChangeSnapshots {
+            device,
+            change,
+            any_name: false,
+        })
     }
 }
 
@@ -65,10 +69,11 @@ impl<const LASTS: bool> Change for Snapshots<LASTS> {
                     return refused(format!("Device '{device}' is read only"));
                 }
                 if found.is_none_or(|found| found.flags.is_read_only()) {
-                    return refused(format!(
+                    let text = format!(
                         "Block format '{}' used by device '{device}' does not support internal snapshots",
                         node.kind.name()
-                    ));
+                    );
+                    return Err(Error::new(ErrorKind::Unsupported, text));
                 }
                 check_lists(found)?;
             }
@@ -80,24 +85,25 @@ impl<const LASTS: bool> Change for Snapshots<LASTS> {
                 forbidden::check(graph, node.id, OpBlocker::InternalSnapshotDelete)?;
                 check_lists(found)?;
             }
-            SnapshotChange::Apply(_) | SnapshotChange::Show(_) => {
+            SnapshotChange::Apply(_) => {
                 // Below a filter too: what an image comes to show is written past its bitmaps.
                 let tracked = |node: &Node| !node.bitmaps.is_empty();
                 if tracked(node) || found.is_some_and(tracked) {
                     return refused("Device has active dirty bitmaps");
                 }
                 if found.is_none() {
-                    let text = match &self.request.change {
-                        SnapshotChange::Show(_) => format!(
-                            "Block format '{}' used by device '' does not support temporarily loading internal \
-                             snapshots",
-                            node.kind.name()
-                        ),
-                        _ => "Block driver does not support internal snapshots".to_owned(),
-                    };
+                    let text = "Block driver does not support snapshots";
                     return Err(Error::new(ErrorKind::Unsupported, text));
                 }
             }
+            SnapshotChange::Show(_) if found.is_none() => {
+                let text = format!(
+                    "Block format '{}' used by device '' does not support temporarily loading internal snapshots",
+                    node.kind.name()
+                );
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            SnapshotChange::Show(_) => {}
         }
         self.node = found.map(|found| found.id);
         Ok(())
@@ -115,7 +121,9 @@ impl<const LASTS: bool> Change for Snapshots<LASTS> {
         let device = &self.request.device;
         let applied = match &self.request.change {
             SnapshotChange::Create(new) => {
-                check_name(&there, &new.name, device)?;
+                if !self.request.any_name {
+                    check_name(&there, &new.name, device)?;
+                }
                 false
             }
             SnapshotChange::Delete(name) => {

@@ -119,6 +119,7 @@ fn driver_facts(kind: &dyn millpond_drivers::api::DriverKind) -> DriverFacts {
         name: kind.name().to_owned(),
         is_protocol: kind.is_protocol(),
         creates: kind.creates(),
+        has_filenames: kind.has_filenames(),
     }
 }
 

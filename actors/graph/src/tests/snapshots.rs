@@ -77,7 +77,15 @@ fn whichever_step_of_a_change_fails_there_are_the_same_snapshots() {
     ] {
         each_step_fails(|| {
             let (device, change) = ("a".to_owned(), change.clone());
-            (snapped(), ChangeSnapshots { device, change }.into())
+            (
+                snapped(),
+                ChangeSnapshots {
+                    device,
+                    change,
+                    any_name: false,
+                }
+                .into(),
+            )
         });
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use millpond_messages::path::{full_backing_filename, path_combine};
 use millpond_messages::qapi::{bucket, push_string, to_compact};
-use millpond_messages::{Error, ErrorKind, NodeId, Result};
+use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result};
 use serde_json::Value;
 
 use crate::value::edge::{Edge, Parent};
@@ -111,7 +111,8 @@ impl Filenames {
         match graph.child_named(node.id, "backing") {
             Some(backing) if node.implicit_backing == Some(backing) => false,
             Some(backing) => named.is_none_or(|link| link.filename != self.get(backing)),
-            None => named.is_some(),
+            // Whoever only looks at an image opens nothing that it names, and means what it names all the same.
+            None => named.is_some() && !node.flags.contains(OpenFlags::NO_IO),
         }
     }
 

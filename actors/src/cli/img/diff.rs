@@ -8,14 +8,15 @@ use std::process::ExitCode;
 
 use futures_util::future::join;
 use futures_util::stream::{TryStreamExt, try_unfold};
-use millpond_messages::graph::{ChangeSnapshots, FindBackingImage, FindRoot};
-use millpond_messages::{IoError, IoResult, NodeId, Range, SnapshotChange, SnapshotName, StatusFlags};
+use millpond_messages::graph::{FindBackingImage, FindRoot};
+use millpond_messages::{IoError, IoResult, NodeId, Range, StatusFlags};
 use millpond_ring::buffer::{Buffers, is_zero};
 use serde_json::json;
 
 use super::copy::Pool;
-use super::form::Output;
 use super::options::{cut, explain};
+use super::output::Output;
+use super::shown_snapshot::Snapshot;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print};
 use crate::node::Client;
@@ -96,7 +97,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::Format(which)) => plan.images[which].format = Some(value),
             Some(Name::ImageOptions) => plan.images.iter_mut().for_each(|image| image.is_options = true),
             Some(Name::Object) => objects.push(value),
-            Some(Name::Output) => plan.output = Output::read(&value)?,
+            Some(Name::Output) => plan.output = Output::parse(program, "diff", &value)?,
             Some(Name::Share) => plan.images.iter_mut().for_each(|image| image.force_share = true),
             Some(Name::Snapshot(which)) => plan.snapshots[which] = Some(value),
         }
@@ -148,14 +149,8 @@ async fn open(tool: &Tool<'_>, image: &ImageName, snapshot: Option<&str>) -> Res
     let client = tool.open(image).await?;
     let node = tool.graph().ask(FindRoot(client.root())).await?.name;
     if let Some(name) = snapshot {
-        let show = |name| {
-            let (device, change) = (node.clone(), SnapshotChange::Show(name));
-            tool.graph().ask(ChangeSnapshots { device, change })
-        };
-        if show(SnapshotName::with_id(name)).await.is_err() {
-            let shown = show(SnapshotName::named(name)).await;
-            shown.map_err(|error| Failure::from(error).within("Failed to load snapshot"))?;
-        }
+        let snapshot = Snapshot::IdOrName(name.to_owned());
+        snapshot.show(tool, &node).await?;
     }
     let length = client.length().await.map_err(failed)?;
     Ok((Side { client, length }, node))

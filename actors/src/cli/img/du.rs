@@ -8,8 +8,8 @@ use millpond_messages::{IoError, Permissions, Range, StatusFlags};
 use serde_json::json;
 
 use super::chain::chain_of;
-use super::form::Output;
 use super::options::{cut, explain};
+use super::output::Output;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print};
 use crate::node::Client;
@@ -62,7 +62,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::Format) => image.format = Some(value),
             Some(Name::ImageOptions) => image.is_options = true,
             Some(Name::Object) => objects.push(value),
-            Some(Name::Output) => output = Output::read(&value)?,
+            Some(Name::Output) => output = Output::parse(program, "du", &value)?,
             Some(Name::Share) => image.force_share = true,
         }
     }

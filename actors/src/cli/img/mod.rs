@@ -2,25 +2,39 @@
 //!
 //! A command is a file here and a row of [`COMMANDS`].
 
+mod amend;
 mod bench;
+mod bitmap;
 mod chain;
+mod check;
 mod commit;
 mod compare;
 mod convert;
 mod copy;
+mod create;
 mod dd;
+mod described;
 mod diff;
 mod du;
-mod form;
+mod human;
+mod info;
+mod map;
+mod measure;
 mod options;
+mod output;
 mod pace;
 mod progress;
 mod rebase;
 mod resize;
+mod shown_snapshot;
+mod snapshot;
 
+use super::filters::Filters;
 use super::getopt::{self, Row};
 use super::texts::TOOL_VERSION;
 use super::tool::{Failure, Program, print};
+use super::trace;
+use crate::log::LogOptions;
 use std::process::ExitCode;
 
 /// A command of the tool.
@@ -34,28 +48,48 @@ struct Command {
 /// The commands in the order in which they are listed.
 const COMMANDS: &[Command] = &[
     Command {
+        name: "amend",
+        does: "Change options of an image's format in place",
+        run: amend::run,
+    },
+    Command {
         name: "bench",
-        does: "Run simple image benchmark",
+        does: "Measure how fast an image is",
         run: bench::run,
     },
     Command {
+        name: "bitmap",
+        does: "Change the dirty bitmaps of an image",
+        run: bitmap::run,
+    },
+    Command {
+        name: "check",
+        does: "Check the metadata of an image, and repair it",
+        run: check::run,
+    },
+    Command {
         name: "commit",
-        does: "Commit image to its backing file",
+        does: "Write what an image has of its own to its backing file",
         run: commit::run,
     },
     Command {
         name: "compare",
-        does: "Check if two images have the same contents",
+        does: "Tell whether two images have the same contents",
         run: compare::run,
     },
     Command {
         name: "convert",
-        does: "Copy one image to another with optional format conversion",
+        does: "Copy an image, perhaps into another format",
         run: convert::run,
     },
     Command {
+        name: "create",
+        does: "Make an image",
+        run: create::run,
+    },
+    Command {
         name: "dd",
-        does: "Copy input to output with optional format conversion",
+        does: "Copy blocks from image to image",
         run: dd::run,
     },
     Command {
@@ -69,14 +103,34 @@ const COMMANDS: &[Command] = &[
         run: du::run,
     },
     Command {
+        name: "info",
+        does: "Show what is known of an image",
+        run: info::run,
+    },
+    Command {
+        name: "map",
+        does: "Show where the data of an image lies",
+        run: map::run,
+    },
+    Command {
+        name: "measure",
+        does: "Show how large the file of a new image will be",
+        run: measure::run,
+    },
+    Command {
         name: "rebase",
-        does: "Change backing file of the image",
+        does: "Give an image another backing file",
         run: rebase::run,
     },
     Command {
         name: "resize",
-        does: "Resize the image",
+        does: "Make the disk of an image longer or shorter",
         run: resize::run,
+    },
+    Command {
+        name: "snapshot",
+        does: "List, make, apply or delete snapshots inside an image",
+        run: snapshot::run,
     },
 ];
 
@@ -84,12 +138,14 @@ const COMMANDS: &[Command] = &[
 #[derive(Clone, Copy)]
 enum Name {
     Help,
+    Trace,
     Version,
 }
 
 const OPTIONS: &[Row<Name>] = &[
     Row::flag("help", Some('h'), Name::Help),
     Row::flag("version", Some('V'), Name::Version),
+    Row::value("trace", Some('T'), Name::Trace),
 ];
 
 /// Runs the tool; `name` is the program's, for its texts.
@@ -101,13 +157,24 @@ pub fn run(name: &str, arguments: &[String]) -> ExitCode {
 fn command(program: Program<'_>, arguments: &[String]) -> Result<ExitCode, Failure> {
     let usage = |text: String| Failure::usage(program, "", text);
     let cut = getopt::parse_leading(OPTIONS, arguments);
-    if let Some(first) = cut.arguments.into_iter().next() {
-        let text = match first.map_err(usage)?.name {
+    let mut traced = Vec::new();
+    for argument in cut.arguments {
+        let argument = argument.map_err(usage)?;
+        let text = match argument.name {
             Some(Name::Help) => help(program),
+            Some(Name::Trace) if trace::is_help(&argument.value) => trace::HELP.to_owned(),
+            Some(Name::Trace) => {
+                traced.push((argument.typed, argument.value));
+                continue;
+            }
             Some(Name::Version) | None => format!("{} {TOOL_VERSION}\n", program.0),
         };
         print(&text);
         return Ok(ExitCode::SUCCESS);
+    }
+    if !traced.is_empty() {
+        let filters = Filters::parse(traced).map_err(|why| Failure::new(why.trim_start()))?;
+        trace::start(program.0, filters, LogOptions::default()).map_err(Failure::new)?;
     }
     let (name, arguments) = cut
         .rest
@@ -126,8 +193,9 @@ fn help(program: Program<'_>) -> String {
         .map(|command| format!("  {:<10} {}\n", command.name, command.does));
     let commands: String = commands.collect();
     format!(
-        "Usage: {0} [-h] [-V] COMMAND [ARGUMENT]...\n\nMakes, looks at, changes and copies disk images.\n\n\
-        Options:\n  -h, --help     Print this\n  -V, --version  Print the version\n\n\
+        "Usage: {0} [-h] [-V] [-T FILTER]... COMMAND [ARGUMENT]...\n\nMakes, looks at, changes and copies disk images.\n\n\
+        Options:\n  -h, --help          Print this\n  -V, --version       Print the version\n  \
+        -T, --trace FILTER  Log more; '-T help' says what\n\n\
         Commands, each with its own --help:\n{commands}",
         program.0
     )

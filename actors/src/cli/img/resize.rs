@@ -1,7 +1,7 @@
 //! `millpond img resize`: an image's disk made longer or shorter.
 
 use super::options::{cut, explain};
-use crate::cli::getopt::Row;
+use crate::cli::getopt::{self, Row};
 use crate::cli::tool::{Failure, ImageName, LARGEST, Program, Tool, print, size_option};
 use millpond_messages::graph::{FindRoot, Truncate};
 use millpond_messages::io::Preallocation;
@@ -66,14 +66,10 @@ struct Plan {
 
 pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode, Failure> {
     let usage = |text| Failure::usage(program, "resize", text);
-    // What makes an image shorter looks like an option, so it is cut off first.
-    let (less, arguments) = match arguments.split_last() {
-        Some((size, rest)) if is_less(size) => (Some(size.clone()), rest),
-        _ => (None, arguments),
-    };
+    let (less, arguments) = take_less(arguments);
     let mut plan = Plan::default();
     let mut words = Vec::new();
-    for given in cut(program, "resize", OPTIONS, arguments) {
+    for given in cut(program, "resize", OPTIONS, &arguments) {
         let (option, value) = given?;
         match option {
             None => words.push(value),
@@ -100,6 +96,14 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
     Ok(Tool::run(program, &objects, async |tool| {
         resize(tool, &plan, wanted).await
     }))
+}
+
+/// Takes out what makes an image shorter, which looks like an option: the word behind the image's name.
+fn take_less(arguments: &[String]) -> (Option<String>, Vec<String>) {
+    let mut arguments = arguments.to_vec();
+    let name = arguments.len() - getopt::parse_leading(OPTIONS, &arguments).rest.len();
+    let is_there = arguments.get(name + 1).is_some_and(|size| is_less(size));
+    (is_there.then(|| arguments.remove(name + 1)), arguments)
 }
 
 fn is_less(size: &str) -> bool {

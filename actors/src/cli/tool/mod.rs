@@ -11,11 +11,13 @@ mod failure;
 mod number;
 mod open;
 mod pairs;
+mod told;
 
 pub use failure::Failure;
 pub use number::{LARGEST, number, size_option};
 pub use open::{ImageName, read_cache, warn_of_raw};
 pub use pairs::read_pairs;
+pub use told::tell_findings;
 
 use super::objects;
 use super::runtime::{control_thread, start};

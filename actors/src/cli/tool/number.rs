@@ -1,7 +1,7 @@
 //! Numbers on a tool's command line, with suffixes.
 
 use super::Failure;
-use millpond_messages::qapi::{SIZE_HINT, parse_size};
+use millpond_messages::qapi::{SIZE_HINT, is_size_out_of_range, parse_size};
 use std::ops::RangeInclusive;
 
 /// The largest size that a command line has: lengths are signed numbers of 64 bits in QEMU.
@@ -21,7 +21,7 @@ pub fn number(what: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64,
     match parse_size(text) {
         Some(number) if range.contains(&number) => Ok(number),
         Some(_) => Err(out_of_range()),
-        None if is_out_of_range(text) => Err(out_of_range()),
+        None if is_size_out_of_range(text) => Err(out_of_range()),
         None => Err(Failure::new(format!("Invalid {what} specified: '{text}'."))),
     }
 }
@@ -31,29 +31,14 @@ pub fn number(what: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64,
 /// # Errors
 /// It is none.
 pub fn size_option(name: &str, text: &str) -> Result<u64, Failure> {
-    let wrong = || {
-        Failure::new(format!(
+    let wrong = || match is_size_out_of_range(text) {
+        true => Failure::new(format!("Value '{text}' is out of range for parameter '{name}'")),
+        false => Failure::new(format!(
             "Parameter '{name}' expects a non-negative number below 2^64"
         ))
-        .with_hint(SIZE_HINT)
+        .with_hint(SIZE_HINT),
     };
     parse_size(text).ok_or_else(wrong)
-}
-
-/// Whether a text that is no size would be one if its sign or its magnitude were not: `-1`, `99E`.
-fn is_out_of_range(text: &str) -> bool {
-    let text = text.trim_start();
-    let (unsigned, is_negative) = match text.strip_prefix('-') {
-        Some(rest) => (rest, true),
-        None => (text, false),
-    };
-    let digits = unsigned.len() - unsigned.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    if digits == 0 {
-        return false;
-    }
-    // Whether it can be read at all is asked of a number that is small whatever its suffix makes of it.
-    let readable = parse_size(&format!("1{}", &unsigned[digits..])).is_some();
-    readable && (is_negative || parse_size(unsigned).is_none())
 }
 
 #[cfg(test)]

@@ -5,18 +5,18 @@ use millpond_messages::graph::Options;
 use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, Limits, Permissions, Result, SECTOR_SIZE};
 
 use super::rules::{Action, Inject, IoType, Rule};
-use crate::api::{parse_options, parse_size};
+use crate::api::{Size, parse_options, parse_size};
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Parsed {
     config: Option<String>,
-    align: Option<serde_json::Number>,
-    max_transfer: Option<serde_json::Number>,
-    opt_write_zero: Option<serde_json::Number>,
-    max_write_zero: Option<serde_json::Number>,
-    opt_discard: Option<serde_json::Number>,
-    max_discard: Option<serde_json::Number>,
+    align: Option<Size>,
+    max_transfer: Option<Size>,
+    opt_write_zero: Option<Size>,
+    max_write_zero: Option<Size>,
+    opt_discard: Option<Size>,
+    max_discard: Option<Size>,
     #[serde(default)]
     inject_error: Vec<InjectError>,
     #[serde(default)]
@@ -197,7 +197,7 @@ impl Overrides {
     }
 }
 
-fn size(name: &str, value: Option<&serde_json::Number>) -> Result<u64> {
+fn size(name: &str, value: Option<&Size>) -> Result<u64> {
     parse_size(name, value).map(Option::unwrap_or_default)
 }
 

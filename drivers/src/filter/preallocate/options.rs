@@ -3,13 +3,13 @@
 use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result, SECTOR_SIZE};
 
-use crate::api::{parse_options, parse_size};
+use crate::api::{Size, parse_options, parse_size};
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Parsed {
-    prealloc_align: Option<serde_json::Number>,
-    prealloc_size: Option<serde_json::Number>,
+    prealloc_align: Option<Size>,
+    prealloc_size: Option<Size>,
 }
 
 /// How far the file is grown ahead.

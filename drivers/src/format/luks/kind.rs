@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
-use millpond_messages::{Permissions, Result, Role};
+use millpond_messages::{ImagePlan, Permissions, Result, Role};
 
 use super::create::create;
 use super::driver::Luks;
 use super::header_file::HeaderFile;
-use super::volume::Volume;
+use super::volume::{Volume, is_looked_at};
 use crate::api::{
     ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames, declared, parse_options,
 };
-use crate::crypto::luks::is_luks;
+use crate::crypto::luks::{NewVolume, is_luks};
 use crate::secret::{Password, Secrets};
 
 const CHILDREN: [ChildKind; 2] = [
@@ -103,15 +103,33 @@ impl DriverKind for LuksKind {
         let secrets = self.secrets.clone();
         Box::pin(async move {
             let children = declared(request.children)?;
-            let password = password(&secrets, &request.options)?;
             let header = HeaderFile::among(&children);
-            let volume = Volume::open(&header, &request.ring, &password).await?;
+            let volume = match is_looked_at(request.flags) {
+                true => Volume::look_at(&header).await?,
+                false => {
+                    let password = password(&secrets, &request.options)?;
+                    Volume::open(&header, &request.ring, &password).await?
+                }
+            };
             let driver = Luks::new(secrets, request.options, Arc::new(volume), children, request.ring);
             Ok(Opened {
                 driver: Rc::new(driver),
                 flags: request.flags,
                 backing: None,
             })
+        })
+    }
+
+    fn measure(&self, options: Options) -> Result<ImagePlan> {
+        let volume: NewVolume = parse_options(options)?;
+        self.secrets
+            .required_password(volume.key_secret.as_deref(), "key-secret")?;
+        Ok(ImagePlan {
+            metadata: volume.header_len()?,
+            disk: volume.size,
+            sparse: None,
+            is_overlay: false,
+            bitmaps: None,
         })
     }
 

@@ -18,4 +18,4 @@ mod volume;
 pub(crate) use amend::{KeySlots, Prepared};
 pub(crate) use header_file::HeaderFile;
 pub use kind::LuksKind;
-pub(crate) use volume::Volume;
+pub(crate) use volume::{Volume, is_looked_at};

@@ -159,7 +159,8 @@ fn check_backing(options: &Options, header: &Header) -> Result<()> {
     {
         return Ok(());
     }
-    Err(unsupported("Cannot amend the backing file"))
+    let refusal = unsupported("Cannot amend the backing file");
+    Err(refusal.with_hint("You can use 'qemu-img rebase' instead."))
 }
 
 /// Refuses what version 2 cannot express, except in the clusters, which are looked at later.

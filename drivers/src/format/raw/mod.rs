@@ -20,7 +20,7 @@ use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Answer, Child, ChildKind, DebugEvents, Driver, DriverKind, Exchanged, Extent, Lifecycle,
     Moved, OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, SavesState,
-    Transfer, parse_options,
+    Size, Transfer, parse_options, parse_size,
 };
 use crate::delegate;
 
@@ -96,8 +96,8 @@ impl DriverKind for RawKind {
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawOptions {
-    offset: Option<serde_json::Number>,
-    size: Option<serde_json::Number>,
+    offset: Option<Size>,
+    size: Option<Size>,
 }
 
 /// The part of the child that is shown.
@@ -113,8 +113,8 @@ impl Window {
     async fn new(options: &Options, file: &Child) -> Result<Self> {
         let RawOptions { offset, size } = parse_options(options.clone())?;
         let window = Self {
-            offset: number("offset", offset.as_ref())?.unwrap_or(0),
-            size: number("size", size.as_ref())?,
+            offset: parse_size("offset", offset.as_ref())?.unwrap_or(0),
+            size: parse_size("size", size.as_ref())?,
         };
         let real = file
             .length()
@@ -166,16 +166,6 @@ impl Window {
         }
         self.shift(range)
     }
-}
-
-fn number(name: &str, value: Option<&serde_json::Number>) -> Result<Option<u64>> {
-    let Some(value) = value else { return Ok(None) };
-    value.as_u64().map(Some).ok_or_else(|| {
-        Error::new(
-            ErrorKind::InvalidArgument,
-            format!("Value '{value}' is out of range for parameter '{name}'"),
-        )
-    })
 }
 
 /// An open raw image.

@@ -92,7 +92,8 @@ impl DriverKind for FileKind {
 
     fn parse_filename(&self, filename: &str) -> Result<Options> {
         let mut options = Options::new();
-        options.insert("filename".to_owned(), strip_protocol(self.name, filename).into());
+        let path = strip_protocol(self.name, filename).into_owned();
+        options.insert("filename".to_owned(), path.into());
         Ok(options)
     }
 

@@ -1,6 +1,9 @@
 //! The options of `file` and `host_device`, and what may be said about them before anything is opened.
 
+use std::borrow::Cow;
+
 use millpond_messages::graph::Options;
+use millpond_messages::path::path_has_protocol;
 use millpond_messages::{Error, ErrorKind, OpenFlags, Result};
 
 use crate::api::parse_options;
@@ -89,13 +92,16 @@ fn check_native(aio: Option<millpond_messages::AioMode>, flags: OpenFlags) -> Re
     Ok(())
 }
 
-/// The path in a filename as a command line gives it: without the prefix that names the driver.
+/// The path in a filename as a command line gives it: without the prefix that names the driver. What is left may look as if it
+/// had a prefix, and is told from that by where it is.
 #[must_use]
-pub fn strip_protocol<'a>(driver: &str, filename: &'a str) -> &'a str {
-    filename
-        .strip_prefix(driver)
-        .and_then(|rest| rest.strip_prefix(':'))
-        .unwrap_or(filename)
+pub fn strip_protocol<'a>(driver: &str, filename: &'a str) -> Cow<'a, str> {
+    let rest = filename.strip_prefix(driver);
+    match rest.and_then(|rest| rest.strip_prefix(':')) {
+        None => filename.into(),
+        Some(path) if path_has_protocol(path) => format!("./{path}").into(),
+        Some(path) => path.into(),
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +177,8 @@ mod tests {
 
     #[test]
     fn only_the_drivers_own_prefix_is_stripped() {
-        assert_eq!(strip_protocol("file", "file:a:b"), "a:b");
+        assert_eq!(strip_protocol("file", "file:a:b"), "./a:b");
+        assert_eq!(strip_protocol("file", "file:/a:b"), "/a:b");
         assert_eq!(strip_protocol("file", "files:a"), "files:a");
         assert_eq!(strip_protocol("host_device", "host_device:/dev/x"), "/dev/x");
     }

@@ -15,7 +15,7 @@ use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Ability, AllocationTicket, Answer, At, ChildKind, Driver, DriverKind, Extent, Image,
     LengthSource, Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest,
-    SavesState, Transfer, parse_options,
+    SavesState, Size, Transfer, parse_options,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
@@ -40,8 +40,8 @@ impl NullKind {
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct NullOptions {
-    size: Option<serde_json::Number>,
-    latency_ns: Option<serde_json::Number>,
+    size: Option<Size>,
+    latency_ns: Option<Size>,
     #[serde(default)]
     read_zeroes: bool,
 }
@@ -62,14 +62,14 @@ impl Config {
         let size = match &parsed.size {
             None => DEFAULT_SIZE,
             Some(number) => number.as_u64().ok_or_else(|| {
-                let text = format!("Value '{number}' is out of range for parameter 'size'");
+                let text = format!("Value '{}' is out of range for parameter 'size'", **number);
                 Error::new(ErrorKind::InvalidArgument, text)
             })?,
         };
         let latency = parsed
             .latency_ns
             .as_ref()
-            .map_or(Some(0), serde_json::Number::as_u64);
+            .map_or(Some(0), |number| number.as_u64());
         let latency = latency
             .filter(|nanoseconds| i64::try_from(*nanoseconds).is_ok())
             .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "latency-ns is invalid"))?;

@@ -1,10 +1,13 @@
 //! Numbers written as text: C's integer syntax and sizes with suffixes.
 
+/// What C's functions pass over before a number.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
+
 /// `text` as C's `strtoll` with base 0 reads all of it: blanks first, a sign, `0x` or `0` for the base.
 ///
 /// The value is given as 128 bits, so that the caller can check the range it wants.
 fn whole(text: &str) -> Option<i128> {
-    let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}']);
+    let text = text.trim_start_matches(BLANKS);
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -28,7 +31,7 @@ pub(in crate::qapi) fn signed(text: &str) -> Option<i64> {
 }
 
 /// `text` as 64 bits; a negative number wraps around, as `strtoull` has it.
-pub(in crate::qapi) fn unsigned(text: &str) -> Option<u64> {
+pub fn unsigned(text: &str) -> Option<u64> {
     let value = whole(text)?;
     if let Ok(value) = u64::try_from(value) {
         return Some(value);
@@ -44,6 +47,8 @@ pub const SIZE_HINT: &str = "Optional suffix k, M, G, T, P or E means kilo-, meg
 /// A size in bytes: a number, perhaps with a fraction, and a suffix of `B`, `K`, `M`, `G`, `T`, `P` or `E`
 /// in either case. A fraction needs a suffix other than `B`.
 pub fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim_start_matches(BLANKS);
+    let text = text.strip_prefix('+').unwrap_or(text);
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         // A suffix would be ambiguous with digits.
         let digits_only = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -69,8 +74,27 @@ pub fn parse_size(text: &str) -> Option<u64> {
     };
     let (integer, fraction) = number.split_once('.').unwrap_or((number, ""));
     let unit = 1_u64.checked_shl(shift)?;
-    let bytes = integer.parse::<u64>().ok()?.checked_mul(unit)?;
+    let bytes = match integer {
+        "" if !fraction.is_empty() => 0,
+        integer => integer.parse::<u64>().ok()?.checked_mul(unit)?,
+    };
     bytes.checked_add(fraction_of(fraction, unit, shift)?)
+}
+
+/// Whether a text that is no size would be one if its sign or its magnitude were not: `-1`, `99E`.
+pub fn is_size_out_of_range(text: &str) -> bool {
+    let text = text.trim_start_matches(BLANKS);
+    let (unsigned, is_negative) = match text.strip_prefix('-') {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let digits = unsigned.trim_start_matches(|c: char| c.is_ascii_digit());
+    if digits.len() == unsigned.len() {
+        return false;
+    }
+    // Whether it can be read at all is asked of a number that is small whatever its suffix makes of it.
+    let is_readable = parse_size(&format!("1{digits}")).is_some();
+    is_readable && (is_negative || parse_size(unsigned).is_none())
 }
 
 /// The bytes of a decimal fraction of `unit`, rounded down.
@@ -135,8 +159,30 @@ mod tests {
             ("16E", None),
             ("15E", Some(15 << 60)),
             ("99999999999999999999", None),
+            (" +1k", Some(1024)),
+            ("+-1", None),
+            (".5k", Some(512)),
+            ("1.k", Some(1024)),
+            (".k", None),
+            ("+0x10", Some(16)),
         ] {
             assert_eq!(parse_size(text), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_are_too_large_or_negative_are_told_from_what_is_no_size() {
+        for (text, is_out) in [
+            ("-1", true),
+            ("99E", true),
+            ("18446744073709551616", true),
+            ("1", false),
+            ("x", false),
+            ("-", false),
+            ("1Y", false),
+            ("-1Y", false),
+        ] {
+            assert_eq!(is_size_out_of_range(text), is_out, "{text:?}");
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use millpond_messages::{OpenFlags, SECTOR_SIZE, SnapshotName};
+use millpond_messages::{OpenFlags, SECTOR_SIZE};
 
 use crate::cli::getopt::Row;
 use crate::cli::img::options::{cut, explain};
-use crate::cli::tool::{Failure, LARGEST, Program, number, read_cache, read_pairs};
+use crate::cli::img::shown_snapshot::Snapshot;
+use crate::cli::tool::{Failure, LARGEST, Program, number, read_cache};
 
 const HELP: &str = "\
 Usage: {program} convert [OPTION]... SOURCE... TARGET
@@ -114,14 +115,6 @@ const HOLE: u64 = 4096;
 const MOST_HOLE: u64 = 16 << 20;
 /// The most pieces that may be under way.
 const MOST_AT_ONCE: u64 = 16;
-
-/// A snapshot in a source.
-pub enum Snapshot {
-    /// By all that is said of it.
-    Exact(SnapshotName),
-    /// By its id, or else by its name.
-    IdOrName(String),
-}
 
 /// What is to be done.
 pub struct Plan {
@@ -247,7 +240,7 @@ pub fn read(program: Program<'_>, arguments: &[String]) -> Result<Read, Failure>
             Some(Name::Salvage) => plan.salvages = true,
             Some(Name::Share) => plan.force_share = true,
             Some(Name::SkipBroken) => plan.skips_broken_bitmaps = true,
-            Some(Name::Snapshot) => plan.snapshot = Some(snapshot(program, value)?),
+            Some(Name::Snapshot) => plan.snapshot = Some(Snapshot::read(program, value)?),
             Some(Name::SourceCache) => plan.source_cache = value,
             Some(Name::SourceFormat) => plan.source_format = Some(value),
             Some(Name::Sparse) => {
@@ -339,22 +332,4 @@ fn hole(text: &str) -> Result<u64, Failure> {
         "Invalid buffer size for sparse output specified. Valid sizes are multiples of {SECTOR_SIZE} up to {MOST_HOLE}. \
          Select 0 to disable sparse detection (fully allocates output)."
     )))
-}
-
-fn snapshot(program: Program<'_>, text: String) -> Result<Snapshot, Failure> {
-    if !text.starts_with("snapshot.") {
-        return Ok(Snapshot::IdOrName(text));
-    }
-    let mut name = SnapshotName::default();
-    for (member, value) in read_pairs(&text, None, |warning| program.warn(warning))? {
-        match member.as_str() {
-            "snapshot.id" => name.id = Some(value),
-            "snapshot.name" => name.name = Some(value),
-            other => {
-                program.tell(&format!("Invalid parameter '{other}'"));
-                return Err(Failure::new(format!("Failed in parsing snapshot param '{text}'")));
-            }
-        }
-    }
-    Ok(Snapshot::Exact(name))
 }

@@ -1,10 +1,11 @@
 //! The images that `convert` copies.
 
-use millpond_messages::graph::{ChangeSnapshots, DescribeImage, FindRoot};
-use millpond_messages::{OpenFlags, SECTOR_SIZE, SnapshotChange, SnapshotName};
+use millpond_messages::graph::{DescribeImage, FindRoot};
+use millpond_messages::{OpenFlags, SECTOR_SIZE};
 
-use super::plan::{Plan, Snapshot};
+use super::plan::Plan;
 use crate::cli::img::copy::Source;
+use crate::cli::img::shown_snapshot::Snapshot;
 use crate::cli::tool::{Failure, ImageName, Tool};
 
 /// A source that is open.
@@ -86,22 +87,8 @@ pub async fn load_snapshot(tool: &Tool<'_>, plan: &Plan, opened: &[Opened]) -> R
     let (Some(snapshot), Some(first)) = (&plan.snapshot, opened.first()) else {
         return Ok(());
     };
-    let show = |name: SnapshotName| {
-        let change = SnapshotChange::Show(name);
-        let device = first.node.clone();
-        tool.graph().ask(ChangeSnapshots { device, change })
-    };
-    let shown = match snapshot {
-        Snapshot::Exact(name) => show(name.clone()).await,
-        Snapshot::IdOrName(_) if opened.len() > 1 => {
-            return Err(Failure::new("No support for concatenating multiple snapshot"));
-        }
-        Snapshot::IdOrName(text) => match show(SnapshotName::with_id(text.as_str())).await {
-            Err(_) => show(SnapshotName::named(text.as_str())).await,
-            shown => shown,
-        },
-    };
-    shown
-        .map(drop)
-        .map_err(|error| Failure::from(error).within("Failed to load snapshot"))
+    if matches!(snapshot, Snapshot::IdOrName(_)) && opened.len() > 1 {
+        return Err(Failure::new("No support for concatenating multiple snapshot"));
+    }
+    snapshot.show(tool, &first.node).await
 }

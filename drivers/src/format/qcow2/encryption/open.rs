@@ -8,8 +8,8 @@ use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::Ring;
 
 use super::method::{EncryptOptions, Encryption};
-use crate::crypto::{CipherSpec, KeyBytes, SectorCipher};
-use crate::format::luks::{HeaderFile, Volume};
+use crate::crypto::{CipherSpec, KeyBytes, Locked, SectorCipher};
+use crate::format::luks::{HeaderFile, Volume, is_looked_at};
 use crate::format::qcow2::file::ImageFile;
 use crate::format::qcow2::header::extensions::CryptoHeader;
 use crate::format::qcow2::header::{CryptMethod, Header};
@@ -52,6 +52,7 @@ pub(crate) async fn open(
     };
     let encryption = match (method, known) {
         (CryptMethod::Aes, Some(known @ Encryption::Aes(_))) => known,
+        (CryptMethod::Aes, _) if is_looked_at(given.flags) => Encryption::Aes(Arc::new(Locked)),
         (CryptMethod::Aes, _) => Encryption::Aes(aes_cipher(&given.password()?)?),
         (CryptMethod::Luks, known) => open_luks(file, ring, given, header, known).await?,
     };
@@ -76,6 +77,9 @@ async fn open_luks(
     let luks = file.luks_header(place);
     if let Some(volume) = known_volume(&luks, known).await {
         return Ok(Encryption::Luks(Arc::new(volume)));
+    }
+    if is_looked_at(given.flags) {
+        return Ok(Encryption::Luks(Arc::new(Volume::look_at(&luks).await?)));
     }
     let password = given.password()?;
     let volume = Volume::open(&luks, ring, &password).await?;

@@ -1,6 +1,6 @@
 //! Checks: what refers to each cluster, against what the refcounts say.
 
-use millpond_messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Result};
+use millpond_messages::{CheckResult, Error, FINDINGS, FragmentInfo, IoError, IoResult, Result};
 
 use super::references::References;
 use crate::api::Repair;
@@ -103,7 +103,7 @@ impl Check<'_> {
 
     /// Takes note of an error that endangers data.
     pub fn corruption(&mut self, text: &str) {
-        tracing::warn!("qcow2 check: ERROR {text}");
+        tracing::warn!(target: FINDINGS, "ERROR {text}");
         self.result.corruptions += 1;
     }
 
@@ -182,7 +182,8 @@ impl Check<'_> {
             return false;
         }
         tracing::warn!(
-            "qcow2 check: Repairing a preallocated cluster at {host:#x}, which is not properly aligned"
+            target: FINDINGS,
+            "Repairing a preallocated cluster at {host:#x}, which is not properly aligned"
         );
         self.result.corruptions_fixed += 1;
         *entry = ZERO;
@@ -287,7 +288,7 @@ impl Check<'_> {
         let listed = match self.image.read_directory(directory).await? {
             // What belongs to bitmaps is not known, so nothing may be freed.
             Err(fault) => {
-                tracing::warn!("qcow2 check: ERROR {fault}");
+                tracing::warn!(target: FINDINGS, "ERROR {fault}");
                 return Err(IoError::Invalid);
             }
             Ok(listed) => listed,

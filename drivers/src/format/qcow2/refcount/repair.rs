@@ -1,6 +1,6 @@
 //! The second half of a check: comparing counts with refcounts and flags, and repairing what differs.
 
-use millpond_messages::{CheckResult, IoResult};
+use millpond_messages::{CheckResult, FINDINGS, IoResult};
 
 use super::check::Check;
 use crate::format::qcow2::header::{CORRUPT, DIRTY};
@@ -47,7 +47,7 @@ impl Check<'_> {
     /// Treats a refcount block that cannot be used as missing, if errors are repaired: all it counted is then counted anew.
     pub fn forget_block(&mut self, block: u64, fault: &str) {
         if self.repair.errors {
-            tracing::warn!("qcow2 check: Repairing refcount block {block}, which {fault}");
+            tracing::warn!(target: FINDINGS, "Repairing refcount block {block}, which {fault}");
             self.result.corruptions_fixed += 1;
             self.image.state.borrow_mut().forget_refblock(block);
         } else {
@@ -55,8 +55,20 @@ impl Check<'_> {
         }
     }
 
-    /// Compares all refcounts, a block at a time.
+    /// Compares all refcounts. Where they are to be repaired, all that is wrong is told first, as QEMU does.
     pub async fn compare(&mut self) -> IoResult<()> {
+        if self.repair.is_wanted() {
+            let (repair, result) = (std::mem::take(&mut self.repair), self.result);
+            let told = self.compare_all().await;
+            self.repair = repair;
+            self.result = result;
+            told?;
+        }
+        self.compare_all().await
+    }
+
+    /// Compares all refcounts, a block at a time.
+    async fn compare_all(&mut self) -> IoResult<()> {
         let geometry = self.geometry;
         let entries = geometry.refblock_entries();
         let counted = self.references.end.get().div_ceil(entries);
@@ -140,7 +152,8 @@ impl Check<'_> {
             "ERROR"
         };
         tracing::warn!(
-            "qcow2 check: {action} cluster {} refcount={refcount} reference={references}",
+            target: FINDINGS,
+            "{action} cluster {} refcount={refcount} reference={references}",
             cluster.get()
         );
         let result = &mut self.result;
@@ -200,9 +213,10 @@ impl Check<'_> {
             let Some(table) = l2_table(entry).filter(sound) else {
                 continue;
             };
-            if (entry & COPIED != 0) != self.image.is_referenced_once(table).await? {
+            let refcount = self.image.refcount_at(table).await?;
+            if (entry & COPIED != 0) != (refcount == 1) {
                 let fixed = self.copied_differs(&format!(
-                    "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x}"
+                    "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={refcount}"
                 ));
                 if fixed {
                     self.image
@@ -223,13 +237,18 @@ impl Check<'_> {
 
     async fn check_table_copied(&mut self, table: HostOffset) -> IoResult<()> {
         let image = self.image;
-        let differs = |entry| self.copied_differs(&format!("OFLAG_COPIED data cluster: l2_entry={entry:x}"));
+        let differs = |entry, refcount| {
+            self.copied_differs(&format!(
+                "OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={refcount}"
+            ))
+        };
         image.refresh_table_copied(table, differs).await
     }
 
     /// Counts a wrong COPIED flag; answers whether the caller repairs it.
     fn copied_differs(&mut self, text: &str) -> bool {
         if self.repairs_flags {
+            tracing::warn!(target: FINDINGS, "Repairing {text}");
             self.result.corruptions_fixed += 1;
         } else {
             self.corruption(text);

@@ -1,6 +1,6 @@
 //! The snapshot table itself in a check: what is beyond its limits, and entries that miss a part.
 
-use millpond_messages::{IoResult, Repair, Result};
+use millpond_messages::{FINDINGS, IoResult, Repair, Result};
 
 use super::check::Check;
 use crate::format::qcow2::image::Qcow2;
@@ -19,7 +19,8 @@ impl Qcow2 {
             let table = table.map_err(|error| error.within("Failed to read the snapshot table"))?;
             if table.cut > 0 {
                 tracing::warn!(
-                    "qcow2 check: Repairing {} entries of the snapshot table, which is too large",
+                    target: FINDINGS,
+                    "Repairing {} entries of the snapshot table, which is too large",
                     table.cut
                 );
             }
@@ -35,7 +36,7 @@ impl Qcow2 {
         let incomplete = state.snapshots.iter().zip(0_u64..);
         for (_, index) in incomplete.filter(|(snapshot, _)| snapshot.is_incomplete) {
             let action = if repair.errors { "Repairing" } else { "ERROR" };
-            tracing::warn!("qcow2 check: {action} snapshot table entry {index} is incomplete");
+            tracing::warn!(target: FINDINGS, "{action} snapshot table entry {index} is incomplete");
             faults += 1;
         }
         Ok(faults)

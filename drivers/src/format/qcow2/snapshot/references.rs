@@ -166,7 +166,7 @@ impl Qcow2 {
                 refreshed.push(entry);
                 continue;
             };
-            self.refresh_table_copied(table, |_| true).await?;
+            self.refresh_table_copied(table, |_, _| true).await?;
             let copied = if self.is_referenced_once(table).await? {
                 COPIED
             } else {
@@ -181,7 +181,7 @@ impl Qcow2 {
     pub(crate) async fn refresh_table_copied(
         &self,
         table: HostOffset,
-        mut wanted: impl FnMut(u64) -> bool,
+        mut wanted: impl FnMut(u64, u64) -> bool,
     ) -> IoResult<()> {
         let geometry = self.state.borrow().geometry;
         let mut entries = self.read_l2_table(table).await?;
@@ -191,8 +191,11 @@ impl Qcow2 {
             while let Some(entry) = entries.get_mut(at) {
                 if let Some(host) = aligned(&geometry, *entry) {
                     // Nothing shares a data file's clusters.
-                    let once = geometry.external || state.refcount(host.cluster(&geometry))? == 1;
-                    if (*entry & COPIED != 0) != once && wanted(*entry) {
+                    let refcount = match geometry.external {
+                        true => 1,
+                        false => state.refcount(host.cluster(&geometry))?,
+                    };
+                    if (*entry & COPIED != 0) != (refcount == 1) && wanted(*entry, refcount) {
                         *entry ^= COPIED;
                         changed = true;
                     }
@@ -219,8 +222,13 @@ impl Qcow2 {
 
     /// Whether only one thing refers to the cluster at `offset`.
     pub(crate) async fn is_referenced_once(&self, offset: HostOffset) -> IoResult<bool> {
+        Ok(self.refcount_at(offset).await? == 1)
+    }
+
+    /// How many things refer to the cluster at `offset`, by its refcount.
+    pub(crate) async fn refcount_at(&self, offset: HostOffset) -> IoResult<u64> {
         let cluster = offset.cluster(&self.state.borrow().geometry);
-        Ok(self.run(move |state| state.refcount(cluster)).await? == 1)
+        self.run(move |state| state.refcount(cluster)).await
     }
 }
 
