@@ -16,6 +16,15 @@ pub struct Both {
     dir: TempDir,
 }
 
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Our tools, in their folder.
+    Ours,
+    /// QEMU's tools, in theirs.
+    Theirs,
+}
+
 /// What came of a command line in both folders, as far as it is the same.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Said {
@@ -57,6 +66,34 @@ impl Both {
     #[must_use]
     pub fn theirs(&self) -> PathBuf {
         self.dir.path().join("theirs")
+    }
+
+    /// The folder in which the tools of a side run.
+    #[must_use]
+    pub fn folder(&self, side: Side) -> PathBuf {
+        match side {
+            Side::Ours => self.ours(),
+            Side::Theirs => self.theirs(),
+        }
+    }
+
+    /// The file of a tool of a side, or its name where it is found where programs are.
+    #[must_use]
+    pub fn program(&self, side: Side, name: &str) -> PathBuf {
+        match side {
+            Side::Ours => self.dir.path().join("bin").join(name),
+            Side::Theirs => PathBuf::from(name),
+        }
+    }
+
+    /// Runs a command line with the tools of one side, in its folder.
+    #[track_caller]
+    pub fn run(&self, side: Side, words: &[&str]) -> Run {
+        let bin = match side {
+            Side::Ours => self.dir.path().join("bin"),
+            Side::Theirs => PathBuf::new(),
+        };
+        run_in(&self.folder(side), words, &bin)
     }
 
     /// Has QEMU's tool make or change files, the same in both folders. Words are parted by blanks.

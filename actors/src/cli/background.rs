@@ -29,6 +29,11 @@ pub struct Background {
     parent: OwnedFd,
 }
 
+/// What a daemon makes in the background is not for everybody. QEMU's daemon has the same mask, and its `qemu-nbd` none.
+pub fn mask_files() {
+    umask(Mode::from_raw_mode(UMASK));
+}
+
 /// Makes the process that will be in the background. Must be called before any thread is started.
 ///
 /// # Errors
@@ -49,8 +54,6 @@ pub fn split() -> io::Result<Side> {
         Fork::Child => {
             drop(reader);
             setsid()?;
-            // What a daemon makes is not for everybody; QEMU's has the same mask.
-            umask(Mode::from_raw_mode(UMASK));
             // A process that leads its session could get a terminal back by opening one.
             match fork()? {
                 // The reader learns by the pipe's end when the last process with the writer is gone.
@@ -68,6 +71,14 @@ impl Background {
     /// What the system answers.
     pub fn detach(self) -> io::Result<()> {
         chdir("/")?;
+        self.detach_here()
+    }
+
+    /// The same for a process that stays in its folder.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub fn detach_here(self) -> io::Result<()> {
         let null = std::fs::OpenOptions::new()
             .read(true)
             .write(true)

@@ -9,6 +9,7 @@ mod getopt;
 mod help;
 mod img;
 mod io;
+mod nbd;
 mod notify;
 mod objects;
 mod pidfile;
@@ -39,6 +40,9 @@ const IMAGE_TOOL: &str = "qemu-img";
 
 /// The name under which the program is `millpond io`.
 const REQUEST_TOOL: &str = "qemu-io";
+
+/// The name under which the program is `millpond nbd`.
+const SERVING_TOOL: &str = "qemu-nbd";
 
 /// Options that only a storage daemon has.
 const SERVE_ONLY: &[&str] = &[
@@ -79,6 +83,7 @@ pub fn run() -> ExitCode {
         STORAGE_DAEMON => return serve::serve(&program, arguments, start),
         IMAGE_TOOL => return img::run(&program, arguments),
         REQUEST_TOOL => return io::run(&program, arguments),
+        SERVING_TOOL => return nbd::run(&program, arguments),
         _ => {}
     }
     if let Some(code) = subcommands::run(&program, arguments) {

@@ -28,25 +28,23 @@ impl Pidfile {
     /// # Errors
     /// QEMU's text: it cannot be made, or another process holds it.
     pub fn write(path: &str) -> Result<Self, String> {
-        let told = |what: String| format!("cannot create PID file: {what}");
         // The last owner may remove the file between our opening and our locking it: then it is nobody's, and we begin anew.
         let (locked, file) = (0..ATTEMPTS)
             .find_map(|_| open(path).transpose())
-            .unwrap_or_else(|| Err(format!("'{path}' comes and goes")))
-            .map_err(told)?;
+            .unwrap_or_else(|| Err(format!("'{path}' comes and goes")))?;
         let mut held = String::new();
         let is_pidfile = match (&locked).take(LONGEST).read_to_string(&mut held) {
             Ok(_) => held.trim().is_empty() || held.trim().parse::<u32>().is_ok(),
             Err(_) => false,
         };
         if !is_pidfile {
-            return Err(told(format!("'{path}' exists and holds no process id")));
+            return Err(format!("'{path}' exists and holds no process id"));
         }
         let text = format!("{}\n", std::process::id());
         locked
             .set_len(0)
             .and_then(|()| std::os::unix::fs::FileExt::write_all_at(&locked, text.as_bytes(), 0))
-            .map_err(|error| told(format!("Failed to write pid file: {}", reason(error))))?;
+            .map_err(|error| format!("Failed to write pid file: {}", reason(error)))?;
         Ok(Self {
             file,
             _locked: locked,

@@ -4,7 +4,7 @@
 //! option says, strictly in order.
 
 use super::arguments::{Name, ServeArgument, parse};
-use super::background::{Background, Side, split};
+use super::background::{Background, Side, mask_files, split};
 use super::filters::Filters;
 use super::help::{self, SERVE};
 use super::notify;
@@ -57,7 +57,10 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
     };
     let background = match plan.daemonize.then(split).transpose() {
         Ok(None) => None,
-        Ok(Some(Side::Child(background))) => Some(background),
+        Ok(Some(Side::Child(background))) => {
+            mask_files();
+            Some(background)
+        }
         Ok(Some(Side::Parent(code))) => return code,
         Err(error) => return failure(program, &format!("cannot go to the background: {error}")),
     };
@@ -193,7 +196,8 @@ async fn live(
     if matches!(done, Step::Enough) {
         return Ok(None);
     }
-    let pidfile = plan.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    let pidfile = plan.pidfile.as_deref().map(Pidfile::write).transpose();
+    let pidfile = pidfile.map_err(|why| format!("cannot create PID file: {why}"))?;
     // What the start had to tell goes to whoever started it, and is there before a monitor greets anybody.
     log::finish();
     let moved = background.is_some();

@@ -1,12 +1,12 @@
 //! What follows `millpond` and is no image: `serve`, the tools, `qmp`, `flight` and `help`, and what is told to a person who misses one.
 
 use super::runtime::start;
-use super::{flight, help, img, io, plain, qmp, serve, trace};
+use super::{flight, help, img, io, nbd, plain, qmp, serve, trace};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// The names of the subcommands.
-pub const NAMES: &[&str] = &["flight", "help", "img", "io", "qmp", "serve"];
+pub const NAMES: &[&str] = &["flight", "help", "img", "io", "nbd", "qmp", "serve"];
 
 /// How many letters may be wrong in a name that is still guessed.
 const CLOSE: usize = 2;
@@ -18,6 +18,7 @@ pub fn run(program: &str, arguments: &[String]) -> Option<ExitCode> {
         "serve" => Some(serve::serve(program, rest, start)),
         "img" => Some(img::run(&format!("{program} img"), rest)),
         "io" => Some(io::run(&format!("{program} io"), rest)),
+        "nbd" => Some(nbd::run(&format!("{program} nbd"), rest)),
         "flight" => Some(flight::print(program, rest)),
         "qmp" => Some(qmp::run(program, rest)),
         "help" => Some(explain(program, rest)),
@@ -33,6 +34,7 @@ fn explain(program: &str, topics: &[String]) -> ExitCode {
         Some("serve") => serve::serve(program, &asked, start),
         Some("img") => img::run(&format!("{program} img"), &asked),
         Some("io") => io::run(&format!("{program} io"), &asked),
+        Some("nbd") => nbd::run(&format!("{program} nbd"), &asked),
         Some("flight") => flight::print(program, &asked),
         Some("qmp") => qmp::run(program, &asked),
         Some("drivers") => {
@@ -45,7 +47,7 @@ fn explain(program: &str, topics: &[String]) -> ExitCode {
         }
         Some(other) => {
             eprintln!(
-                "{program}: there is no help on '{other}'; the topics are serve, img, io, qmp, flight, trace and drivers"
+                "{program}: there is no help on '{other}'; the topics are serve, img, io, nbd, qmp, flight, trace and drivers"
             );
             ExitCode::FAILURE
         }

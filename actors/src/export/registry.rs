@@ -152,6 +152,11 @@ impl ExportRegistry {
         self.0.nbd.addresses()
     }
 
+    /// Waits until a client of the NBD server that had chosen an export has left as the last one that was connected.
+    pub async fn left_by_served(&self) {
+        self.0.nbd.left_by_served().await;
+    }
+
     /// Lets clients that connect wait, or no more. They wait while a command line is carried out: who connects to a
     /// server as soon as it listens must find the exports that come behind it.
     pub fn hold_clients(&self, hold: bool) {

@@ -33,7 +33,10 @@ Other uses:
   millpond serve OPTIONS...                  a storage daemon, with the options of qemu-storage-daemon
   millpond qmp SOCKET COMMAND KEY=VALUE...   send a command to a running daemon
   millpond flight FILE                       print a daemon's flight record: its last messages
-  millpond help serve|qmp|flight|trace|drivers")]
+  millpond img COMMAND [ARGUMENT]...         make, look at, change and copy images, as qemu-img does
+  millpond io [OPTION]... [IMAGE]            exercise an image with single requests, as qemu-io does
+  millpond nbd [OPTION]... IMAGE             serve an image to NBD clients, as qemu-nbd does
+  millpond help serve|img|io|nbd|qmp|flight|trace|drivers")]
 struct Plain {
     /// The image to serve; write ./NAME for one that is named like a subcommand.
     image: PathBuf,

@@ -42,6 +42,8 @@ struct State {
     /// Names of exports that are being made.
     reserved: Vec<String>,
     connections: Connections<OfferId>,
+    /// A client that had chosen an export was the last to leave.
+    was_left: bool,
     last_id: u64,
 }
 
@@ -151,6 +153,11 @@ impl NbdServer {
     /// Waits until nobody is connected.
     pub(crate) async fn left_by_all(&self) {
         self.0.state.until(|state| state.connections.is_empty()).await;
+    }
+
+    /// Waits until a client that had chosen an export has left as the last one that was connected.
+    pub(crate) async fn left_by_served(&self) {
+        self.0.state.until(|state| state.was_left).await;
     }
 
     /// Where it listens, if it does.
@@ -271,6 +278,7 @@ impl NbdServer {
     fn disconnected(&self, id: ConnectionId, ending: &Ending) {
         let gone = self.0.state.with(|state| {
             let connected = state.connections.remove(id)?;
+            state.was_left |= connected.export().is_some() && state.connections.is_empty();
             let offered = state
                 .offered
                 .iter()

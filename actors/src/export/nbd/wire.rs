@@ -37,7 +37,7 @@ bitflags! {
 
 bitflags! {
     /// What an export can do and is, told when it is chosen.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
     pub struct TransmissionFlags: u16 {
         /// The other flags have a meaning; always set.
         const HAS_FLAGS = 1 << 0;
