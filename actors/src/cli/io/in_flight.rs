@@ -25,7 +25,7 @@ pub struct Begun {
     pub shown: Shown,
     /// It is a read, rather than a write.
     pub is_read: bool,
-    /// Where it begins.
+    /// The first byte of its range.
     pub offset: u64,
     /// How many bytes it is about.
     pub len: u64,

@@ -1,9 +1,9 @@
-//! Commands from standard input, each after a prompt.
+//! Commands from standard input, each after a prompt: line by line, or typed at a terminal.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, IsTerminal, Read};
 
-use super::commands;
 use super::shell::Shell;
+use super::{commands, prompt};
 
 /// What asks for a command. Scripts look for it, so it is the same whatever the program is called.
 const PROMPT: &str = "qemu-io> ";
@@ -12,6 +12,9 @@ const LONGEST: u64 = 1023;
 
 /// Carries out the commands of standard input up to its end; whether one has failed.
 pub async fn carry_out(shell: &mut Shell) -> bool {
+    if io::stdin().is_terminal() {
+        return prompt::carry_out(shell, PROMPT).await;
+    }
     let mut has_failed = false;
     while !shell.has_quit {
         shell.out.text(PROMPT);

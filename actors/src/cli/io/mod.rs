@@ -17,6 +17,7 @@ mod memory;
 mod number;
 mod output;
 mod process;
+mod prompt;
 mod report;
 mod shell;
 mod shown;
@@ -79,7 +80,7 @@ struct Plan {
     files: Vec<String>,
 }
 
-/// Runs the tool.
+/// Runs the tool; `program` is its name in texts.
 pub fn run(program: &str, arguments: &[String]) -> ExitCode {
     let program = Program(program);
     let plan = match read(program, arguments) {

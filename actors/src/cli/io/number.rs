@@ -2,6 +2,8 @@
 
 use millpond_messages::qapi::parse_size;
 
+/// What may stand before a number, as C has it.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
 /// The largest size that a command takes.
 const LARGEST: u64 = i64::MAX as u64;
 
@@ -13,14 +15,15 @@ pub fn size(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}");
     let large = || format!("Parsing error: argument too large -- {text}");
-    if let Some(digits) = text.strip_prefix('-') {
+    let unblanked = text.trim_start_matches(BLANKS);
+    if let Some(digits) = unblanked.strip_prefix('-') {
         return Err(if digits.starts_with(|digit: char| digit.is_ascii_digit()) {
             large()
         } else {
             wrong()
         });
     }
-    let plain = text.strip_prefix('+').unwrap_or(text);
+    let plain = unblanked.strip_prefix('+').unwrap_or(unblanked);
     // A number may begin with its point, and must have a digit.
     let whole = match plain.strip_prefix('.') {
         Some(fraction) if fraction.starts_with(|digit: char| digit.is_ascii_digit()) => {
@@ -85,6 +88,7 @@ pub fn milliseconds(text: &str) -> Result<u64, String> {
 
 /// A number with a sign, in the base that its first digits tell.
 fn whole(text: &str) -> Option<i64> {
+    let text = text.trim_start_matches(BLANKS);
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -118,6 +122,7 @@ mod tests {
             ("1.", 1),
             ("1.k", 1024),
             ("1.0", 1),
+            ("\t8k", 8192),
             ("1e", 1 << 60),
             ("9223372036854775807", i64::MAX as u64),
         ] {

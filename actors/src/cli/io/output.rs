@@ -21,7 +21,7 @@ impl HeldOutput {
         }
     }
 
-    /// Prints a line.
+    /// Prints a line, with its end.
     pub fn line(&mut self, line: &str) {
         self.text(line);
         self.text("\n");

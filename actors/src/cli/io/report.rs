@@ -19,7 +19,7 @@ const LINE: usize = 16;
 pub struct RequestReport {
     /// What was done, such as `read`.
     pub verb: &'static str,
-    /// Where it began.
+    /// The first byte of its range.
     pub offset: u64,
     /// How many bytes it was about.
     pub bytes: u64,

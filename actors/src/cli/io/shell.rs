@@ -38,11 +38,11 @@ pub struct Image {
 
 /// The tool while it runs.
 pub struct Shell {
-    /// The program's name.
+    /// The name of the program.
     pub program: String,
     /// Who opens and changes images.
     pub graph: GraphHandle,
-    /// Standard output.
+    /// What goes to standard output.
     pub out: HeldOutput,
     /// The image, where one is open.
     pub image: Option<Image>,

@@ -10,7 +10,7 @@ use super::report::RequestReport;
 pub struct Shown {
     /// For programs, rather than for people.
     pub is_for_programs: bool,
-    /// No report.
+    /// Nothing is reported of success.
     pub quiet: bool,
     /// What was read is shown.
     pub dump: bool,

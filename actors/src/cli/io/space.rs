@@ -248,7 +248,7 @@ pub fn zone(shell: &mut Shell, zone: Zone, words: &[String]) -> Ended {
             }
             "append"
         }
-        Zone::RequestReport => "report",
+        Zone::Report => "report",
         Zone::Change(verb) => verb,
     };
     for word in words.iter().skip(1).filter(|word| !word.starts_with('-')) {

@@ -9,37 +9,37 @@ pub enum Act {
     Abort,
     /// Wait for all requests in flight.
     AioFlush,
-    /// Begin a read.
+    /// Begin to read a range.
     AioRead,
-    /// Begin a write.
+    /// Begin to write a range.
     AioWrite,
     /// Count what is allocated in a range.
     Alloc,
     /// Have the next request that reaches an event held.
     Break,
-    /// Close the image.
+    /// Close the open image.
     Close,
-    /// Discard a range.
+    /// Discard a range of bytes.
     Discard,
     /// Make durable what was written.
     Flush,
-    /// Explain commands.
+    /// Explain one command or all.
     Help,
-    /// Describe the image.
+    /// Describe the open image.
     Info,
     /// Tell the image's length.
     Length,
     /// Tell what is allocated.
     Map,
-    /// Open an image.
+    /// Open an image by name.
     Open,
-    /// End the tool.
+    /// End the whole tool.
     Quit,
-    /// Read a range.
+    /// Read a range of bytes.
     Read,
     /// Read a range into several buffers.
     Readv,
-    /// Forget a breakpoint.
+    /// Forget breakpoints by tag.
     RemoveBreak,
     /// Change how the image is open.
     Reopen,
@@ -47,13 +47,13 @@ pub enum Act {
     Resume,
     /// Send a signal to this process.
     Sigraise,
-    /// Wait a while.
+    /// Wait for a while.
     Sleep,
     /// Change the image's length.
     Truncate,
     /// Wait until a request is held.
     WaitBreak,
-    /// Write a range.
+    /// Write a range of bytes.
     Write,
     /// Write a range from several buffers.
     Writev,
@@ -66,13 +66,13 @@ pub enum Act {
 pub enum Zone {
     /// Write at the end of a zone.
     Append,
-    /// List zones.
-    RequestReport,
+    /// List zones from an offset.
+    Report,
     /// Close, finish, open or reset zones: the word that is told.
     Change(&'static str),
 }
 
-/// A command.
+/// A command of the tool.
 pub struct CommandEntry {
     /// What it is called.
     pub name: &'static str,
@@ -90,7 +90,7 @@ pub struct CommandEntry {
     pub needs: Permissions,
     /// It works without an image.
     pub without_image: bool,
-    /// What it does.
+    /// What the command does.
     pub verb: Act,
 }
 
@@ -334,7 +334,7 @@ pub static COMMANDS: &[CommandEntry] = &[
         "zone_report",
         "offset number",
         "report zone information",
-        Act::Zone(Zone::RequestReport),
+        Act::Zone(Zone::Report),
     )
     .words(2, 2),
     CommandEntry::new(
