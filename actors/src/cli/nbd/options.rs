@@ -38,7 +38,7 @@ enum Name {
     Persistent,
     Verbose,
     Object,
-    ExportName,
+    Export,
     Description,
     TlsCreds,
     TlsHostname,
@@ -80,7 +80,7 @@ const ROWS: &[Row<Name>] = &[
     Row::flag("persistent", Some('t'), Name::Persistent),
     Row::flag("verbose", Some('v'), Name::Verbose),
     Row::value("object", None, Name::Object),
-    Row::value("export-name", Some('x'), Name::ExportName),
+    Row::value("export-name", Some('x'), Name::Export),
     Row::value("description", Some('D'), Name::Description),
     Row::value("tls-creds", None, Name::TlsCreds),
     Row::value("tls-hostname", None, Name::TlsHostname),
@@ -284,7 +284,7 @@ fn take(
         Name::Format => plan.format = Some(value),
         Name::Persistent => plan.persistent = true,
         Name::Object => plan.objects.push(value),
-        Name::ExportName => {
+        Name::Export => {
             plan.export_name = checked_length("export name", value)?;
             given.export_name = true;
         }

@@ -175,6 +175,7 @@ async fn show(tool: &Tool<'_>, node: &str, wanted: &Wanted) -> Result<(), Error>
     let change = |name: SnapshotName| ChangeSnapshots {
         device: node.to_owned(),
         change: SnapshotChange::Show(name),
+        any_name: false,
     };
     match wanted {
         Wanted::Exact(name) => tool.graph().ask(change(name.clone())).await.map(drop),
