@@ -80,7 +80,7 @@ const TROUBLE: u8 = 2;
 #[derive(Default)]
 struct Plan {
     images: [ImageName; 2],
-    snapshots: [Option<String>; 2],
+    snapshots: [Option<Snapshot>; 2],
     is_exact: bool,
     output: Output,
 }
@@ -99,7 +99,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::Object) => objects.push(value),
             Some(Name::Output) => plan.output = Output::parse(program, "diff", &value)?,
             Some(Name::Share) => plan.images.iter_mut().for_each(|image| image.force_share = true),
-            Some(Name::Snapshot(which)) => plan.snapshots[which] = Some(value),
+            Some(Name::Snapshot(which)) => plan.snapshots[which] = Some(Snapshot::read(program, value)?),
         }
     }
     let names: [String; 2] = words
@@ -118,8 +118,8 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
 async fn diff(tool: &Tool<'_>, plan: &Plan) -> Result<ExitCode, Failure> {
     let [old, new] = &plan.images;
     let [old_snapshot, new_snapshot] = &plan.snapshots;
-    let (old_side, _) = open(tool, old, old_snapshot.as_deref()).await?;
-    let (new_side, node) = open(tool, new, new_snapshot.as_deref()).await?;
+    let (old_side, _) = open(tool, old, old_snapshot.as_ref()).await?;
+    let (new_side, node) = open(tool, new, new_snapshot.as_ref()).await?;
     let stands_on = match (old_snapshot, new_snapshot, old.is_options) {
         (None, None, false) => base(tool, &node, &old.name).await?,
         _ => None,
@@ -145,11 +145,14 @@ fn failed(error: IoError) -> Failure {
     Failure::new(format!("error while reading: {error}"))
 }
 
-async fn open(tool: &Tool<'_>, image: &ImageName, snapshot: Option<&str>) -> Result<(Side, String), Failure> {
+async fn open(
+    tool: &Tool<'_>,
+    image: &ImageName,
+    snapshot: Option<&Snapshot>,
+) -> Result<(Side, String), Failure> {
     let client = tool.open(image).await?;
     let node = tool.graph().ask(FindRoot(client.root())).await?.name;
-    if let Some(name) = snapshot {
-        let snapshot = Snapshot::IdOrName(name.to_owned());
+    if let Some(snapshot) = snapshot {
         snapshot.show(tool, &node).await?;
     }
     let length = client.length().await.map_err(failed)?;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::chain::chain_of;
 use super::options::{cut, explain};
-use super::output::Output;
+use super::output::{Output, print_json};
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print};
 use crate::node::Client;
@@ -113,7 +113,7 @@ async fn du(tool: &Tool<'_>, image: &ImageName, output: Output) -> Result<ExitCo
     }
     count(&mut layers, holders).await?;
     match output {
-        Output::Json => print(&format!("{:#}\n", json!(layers))),
+        Output::Json => print_json(&json!(layers)),
         Output::Human => print(&table(&layers)),
     }
     Ok(ExitCode::SUCCESS)
