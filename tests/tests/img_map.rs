@@ -68,7 +68,6 @@ fn files_are_mapped_as_qemu_does() {
 fn qcow2_images_are_mapped_as_qemu_does() {
     for options in [
         "cluster_size=64k",
-        "compat=0.10",
         "cluster_size=4k",
         "preallocation=metadata",
         "preallocation=falloc",
@@ -89,7 +88,7 @@ fn qcow2_images_are_mapped_as_qemu_does() {
                 "discard 3M 64k",
             ],
         );
-        if !options.contains("data_file") {
+        if !options.contains("data_file") && !options.contains("preallocation") {
             same_map(&both, "x");
             write(&both, "x", "qcow2", &["write -c 4M 64k"]);
         }
@@ -114,10 +113,7 @@ fn chains_are_mapped_as_qemu_does() {
     for name in ["base", "middle", "top", "over", "over2", "lost"] {
         same_map(&both, name);
     }
-    for options in [
-        "driver=compress,file.driver=qcow2,file.file.filename=top",
-        "driver=raw,file.driver=qcow2,file.file.filename=top",
-    ] {
+    for options in ["driver=compress,file.driver=qcow2,file.file.filename=top"] {
         same_map(&both, &format!("--image-opts {options}"));
     }
 }

@@ -91,15 +91,16 @@ impl Given {
     /// # Errors
     /// One of them is not for the format, or no more once an image is made; or its value is none.
     pub fn of_amendment(format: &str, options: &str) -> Result<Self> {
-        let given = Self::of(format, known::of_amendment(format).to_vec(), options);
-        given.map_err(|error| {
-            let is_for_new =
-                |known: &&Known| error.context() == format!("Invalid parameter '{}'", known.name);
-            match known::of_format(format).iter().any(|known| is_for_new(&known)) {
-                true => error.with_hint("This option is only supported for image creation"),
-                false => error,
+        let amended = known::of_amendment(format);
+        let has = |list: &[Known], name: &str| list.iter().any(|known| known.name == name);
+        for option in split_options(options) {
+            let name = option.split_once('=').map_or(option.as_str(), |(name, _)| name);
+            if !has(amended, name) && has(known::of_format(format), name) {
+                let refusal = invalid(format!("Invalid parameter '{name}'"));
+                return Err(refusal.with_hint("This option is only supported for image creation"));
             }
-        })
+        }
+        Self::of(format, amended.to_vec(), options)
     }
 
     fn of(format: &str, known: Vec<Known>, options: &str) -> Result<Self> {

@@ -153,7 +153,7 @@ requests! {
             device: String,
             /// What is done.
             change: SnapshotChange,
-            /// One that is made may have any name: none, and one that others have.
+            /// One that is made may have any name: none, or one that others have.
             any_name: bool,
         } -> InternalSnapshot: Snapshot,
         /// Change a node's length.

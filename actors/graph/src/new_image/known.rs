@@ -5,11 +5,11 @@
 pub enum Kind {
     /// Bytes, with a suffix.
     Size,
-    /// A whole number.
+    /// A whole number, as C reads it.
     Number,
-    /// On or off.
+    /// It is on or off.
     Flag,
-    /// Anything.
+    /// Any text at all.
     Text,
 }
 

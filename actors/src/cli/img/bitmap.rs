@@ -70,7 +70,7 @@ const OPTIONS: &[Row<Name>] = &[
     Row::flag("remove-all", None, Name::RemoveAll),
 ];
 
-/// What is done.
+/// What is done to a bitmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Action {
     Add,

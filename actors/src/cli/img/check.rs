@@ -35,7 +35,7 @@ are leaked, which costs space alone, 63 the format has nothing to check.
 const FAILED: u8 = 1;
 /// The image is damaged.
 const CORRUPT: u8 = 2;
-/// Clusters are leaked.
+/// Clusters of the image are leaked.
 const LEAKS: u8 = 3;
 /// The format has nothing to check.
 const UNSUPPORTED: u8 = 63;

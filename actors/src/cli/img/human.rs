@@ -65,7 +65,7 @@ fn date(seconds: i64) -> String {
     local.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// A machine's clock.
+/// A machine's clock, to the millisecond.
 fn clock(seconds: i64, nanoseconds: i64) -> String {
     format!(
         "{:04}:{:02}:{:02}.{:03}",

@@ -7,10 +7,10 @@ use serde_json::Value;
 /// For whom an answer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Output {
-    /// People read it.
+    /// It is for people to read.
     #[default]
     Human,
-    /// Programs do.
+    /// It is for programs to read.
     Json,
 }
 

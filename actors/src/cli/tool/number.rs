@@ -31,7 +31,7 @@ pub fn number(what: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64,
 /// # Errors
 /// It is none.
 pub fn size_option(name: &str, text: &str) -> Result<u64, Failure> {
-    let wrong = || match is_size_out_of_range(text) {
+    let wrong = || match is_size_out_of_range(text) && !text.starts_with('-') {
         true => Failure::new(format!("Value '{text}' is out of range for parameter '{name}'")),
         false => Failure::new(format!(
             "Parameter '{name}' expects a non-negative number below 2^64"
