@@ -96,7 +96,12 @@ pub(crate) async fn create(graph: &GraphHandle, image: NewImage, told: &mut Vec<
         let formatted = format_file(graph, &image.format, &file, size, options).await;
         formatted.map_err(|error| told_if_too_large(error, &image.format))
     };
-    let mut result = formatted.await;
+    let result = formatted.await;
+    let_go(graph, made, result).await
+}
+
+/// Lets go of the files of an image, and deletes them where it was not made.
+async fn let_go(graph: &GraphHandle, made: Vec<(RootId, NodeFacts)>, mut result: Result<()>) -> Result<()> {
     for (root, facts) in made {
         if result.is_err() {
             delete_file(graph, &facts.name).await;
