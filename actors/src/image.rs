@@ -157,13 +157,12 @@ pub(crate) fn maker<'a>(
     what: &str,
     which: &str,
 ) -> Result<&'a DriverFacts> {
-    let mut drivers = drivers.iter();
-    let driver = drivers
-        .find(|driver| driver.name == name)
-        .ok_or_else(|| invalid(format!("Unknown {what} '{name}'")))?;
-    // What a raw image is made by is its file's driver.
-    if driver.creates || name == "raw" {
-        return Ok(driver);
+    let found = drivers.iter().find(|driver| driver.name == name);
+    match found {
+        // What a raw image is made by is its file's driver.
+        Some(driver) if driver.creates || name == "raw" => return Ok(driver),
+        None if !known::FORMATS.contains(&name) => return Err(invalid(format!("Unknown {what} '{name}'"))),
+        _ => {}
     }
     let text = format!("{which} '{name}' does not support image creation");
     Err(Error::new(ErrorKind::Unsupported, text))

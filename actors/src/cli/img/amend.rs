@@ -105,7 +105,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
 /// Prints what images of a format can be amended by.
 async fn describe(tool: &Tool<'_>, format: &str) -> Result<ExitCode, Failure> {
     let drivers = tool.graph().ask(ListDrivers { read_only: true }).await?;
-    if !drivers.iter().any(|driver| driver.name == format) {
+    if !drivers.iter().any(|driver| driver.name == format) && !known::FORMATS.contains(&format) {
         return Err(Failure::new(format!("Unknown file format '{format}'")));
     }
     let options = known::of_amendment(format);

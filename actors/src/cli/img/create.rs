@@ -118,7 +118,14 @@ pub(super) fn add_options(options: &mut String, more: &str) -> Result<(), Failur
 }
 
 /// Prints the options of a format and, where the file's name is known, of its protocol.
-async fn describe(tool: &Tool<'_>, format: &str, filename: Option<&str>) -> Result<ExitCode, Failure> {
+///
+/// # Errors
+/// There is no such format or protocol, or it makes no images.
+pub(super) async fn describe(
+    tool: &Tool<'_>,
+    format: &str,
+    filename: Option<&str>,
+) -> Result<ExitCode, Failure> {
     let drivers = tool.graph().ask(ListDrivers { read_only: false }).await?;
     image::maker(&drivers, format, "file format", "Format driver")?;
     let of_format: Vec<Known> = known::of_format(format).to_vec();

@@ -168,6 +168,9 @@ fn check_downgrade(header: &Header) -> Result<()> {
     if header.refcount_order != V2_REFCOUNT_ORDER {
         return Err(unsupported("compat=0.10 requires refcount_bits=16"));
     }
+    if header.has_data_file() {
+        return Err(unsupported("Cannot downgrade an image with a data file"));
+    }
     let features = header.incompatible & !DIRTY;
     if features != 0 {
         let text = format!("Cannot downgrade an image with incompatible features {features:#x} set");

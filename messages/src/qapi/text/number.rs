@@ -45,7 +45,7 @@ pub const SIZE_HINT: &str = "Optional suffix k, M, G, T, P or E means kilo-, meg
     and exabytes, respectively.";
 
 /// A size in bytes: a number, perhaps with a fraction, and a suffix of `B`, `K`, `M`, `G`, `T`, `P` or `E`
-/// in either case. A fraction needs a suffix other than `B`.
+/// in either case. A fraction that is not zero needs a suffix other than `B`.
 pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim_start_matches(BLANKS);
     let text = text.strip_prefix('+').unwrap_or(text);
@@ -102,7 +102,8 @@ fn fraction_of(digits: &str, unit: u64, shift: u32) -> Option<u64> {
     if digits.is_empty() {
         return Some(0);
     }
-    if shift == 0 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    let is_nothing = digits.bytes().all(|byte| byte == b'0');
+    if (shift == 0 && !is_nothing) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     // Eighteen digits tell more than the largest unit can.
@@ -162,6 +163,8 @@ mod tests {
             (" +1k", Some(1024)),
             ("+-1", None),
             (".5k", Some(512)),
+            ("1024.0", Some(1024)),
+            ("1024.0b", Some(1024)),
             ("1.k", Some(1024)),
             (".k", None),
             ("+0x10", Some(16)),

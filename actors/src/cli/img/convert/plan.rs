@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use millpond_messages::{OpenFlags, SECTOR_SIZE};
 
 use crate::cli::getopt::Row;
+use crate::cli::img::create::{add_options, describe};
 use crate::cli::img::options::{cut, explain};
 use crate::cli::img::shown_snapshot::Snapshot;
-use crate::cli::tool::{Failure, LARGEST, Program, number, read_cache};
+use crate::cli::tool::{Failure, LARGEST, Program, Tool, number, read_cache};
+use millpond_graph::new_image::asks_for_help;
 
 const HELP: &str = "\
 Usage: {program} convert [OPTION]... SOURCE... TARGET
@@ -253,6 +255,9 @@ pub fn read(program: Program<'_>, arguments: &[String]) -> Result<Read, Failure>
         }
     }
     plan.check(says_hole)?;
+    if asks_for_help(&plan.options) {
+        return Ok(Read::Done(plan.explain_options(program)));
+    }
     plan.finish()?;
     Ok(Read::Plan(Box::new(plan)))
 }
@@ -296,6 +301,18 @@ impl Plan {
         }
     }
 
+    /// Prints the options that the target can have, whose name is the last.
+    fn explain_options(&self, program: Program<'_>) -> ExitCode {
+        let format = match self.format.as_str() {
+            "" => "raw",
+            format => format,
+        };
+        let target = self.sources.last().map(String::as_str);
+        Tool::run(program, &self.objects, async |tool| {
+            describe(tool, format, target).await
+        })
+    }
+
     /// The last of the names is the target's.
     fn finish(&mut self) -> Result<(), Failure> {
         if self.format.is_empty() && !self.target_is_options {
@@ -308,19 +325,6 @@ impl Plan {
         self.target = last;
         Ok(())
     }
-}
-
-/// Options that were given one after the other are one list.
-fn add_options(options: &mut String, more: &str) -> Result<(), Failure> {
-    let is_list = !more.is_empty() && !more.starts_with(',') && !more.ends_with(',');
-    if !is_list {
-        return Err(Failure::new(format!("Invalid option list: {more}")));
-    }
-    if !options.is_empty() {
-        options.push(',');
-    }
-    options.push_str(more);
-    Ok(())
 }
 
 fn hole(text: &str) -> Result<u64, Failure> {

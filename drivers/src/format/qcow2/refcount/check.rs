@@ -194,18 +194,22 @@ impl Check<'_> {
     async fn count_snapshot(&mut self, snapshot: &Snapshot) -> IoResult<()> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let fault = match snapshot.l1_offset.is_aligned(&self.geometry) {
-            false => "L1 table is not cluster aligned",
-            true if u64::from(snapshot.l1_entries) * 8 > MAX_L1_BYTES => "L1 table is too large",
+            false => format!(
+                "l1_offset={:#x}: L1 table is not cluster aligned",
+                snapshot.l1_offset
+            ),
+            true if u64::from(snapshot.l1_entries) * 8 > MAX_L1_BYTES => {
+                format!("l1_size={:#x}: L1 table is too large", snapshot.l1_entries)
+            }
             true => {
                 let l1 = self.image.read_l1(snapshot).await?;
                 return self.count_tables(&l1, snapshot.l1_offset, false).await;
             }
         };
         self.corruption(&format!(
-            "snapshot {} ({}) l1_offset={:#x}: {fault}; snapshot table entry corrupted",
+            "snapshot {} ({}) {fault}; snapshot table entry corrupted",
             text(&snapshot.id),
-            text(&snapshot.name),
-            snapshot.l1_offset
+            text(&snapshot.name)
         ));
         Ok(())
     }
