@@ -185,7 +185,8 @@ async fn length_of_base(
     let opened = OpenImage {
         filename: Some(filename),
         options,
-        flags: image.flags - unwanted,
+        // Only its length is looked at, which needs no key.
+        flags: (image.flags - unwanted) | OpenFlags::NO_IO,
         probing: Probing::ReadOnly,
         ..OpenImage::default()
     };

@@ -126,12 +126,12 @@ fn all_bitmaps_can_be_removed_at_once() {
         .args(["img", "bitmap", "--remove-all", "x"])
         .current_dir(both.ours())
         .status()
-        .unwrap();
+        .expect("what a test needs");
     assert!(run.success());
     let info = std::process::Command::new("qemu-img")
         .args(["info", "x"])
         .current_dir(both.ours())
         .output()
-        .unwrap();
+        .expect("what a test needs");
     assert!(!String::from_utf8_lossy(&info.stdout).contains("bitmaps"));
 }

@@ -11,10 +11,10 @@ fn same_check(both: &Both, arguments: &str) {
 
 /// The offset of the refcount of a cluster of 64 KiB.
 fn refcount(path: &Path, cluster: u64) -> u64 {
-    let file = std::fs::File::open(path).unwrap();
+    let file = std::fs::File::open(path).expect("what a test needs");
     let read = |offset| {
         let mut bytes = [0; 8];
-        file.read_exact_at(&mut bytes, offset).unwrap();
+        file.read_exact_at(&mut bytes, offset).expect("what a test needs");
         u64::from_be_bytes(bytes)
     };
     read(read(48)) + 2 * cluster
@@ -25,8 +25,12 @@ fn set_refcount(both: &Both, cluster: u64, count: u16) {
     for folder in [both.ours(), both.theirs()] {
         let path = folder.join("x");
         let offset = refcount(&path, cluster);
-        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.write_all_at(&count.to_be_bytes(), offset).unwrap();
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("what a test needs");
+        file.write_all_at(&count.to_be_bytes(), offset)
+            .expect("what a test needs");
     }
 }
 

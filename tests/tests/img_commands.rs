@@ -28,9 +28,9 @@ fn each_command_has_its_help() {
             .arg("img")
             .args(arguments)
             .output()
-            .unwrap();
+            .expect("what a test needs");
         assert!(output.status.success(), "{arguments:?}");
-        String::from_utf8(output.stdout).unwrap()
+        String::from_utf8(output.stdout).expect("what a test needs")
     };
     let whole = help(&["--help"]);
     assert!(help(&["-V"]).contains("version 10.0.2"));

@@ -120,7 +120,7 @@ fn chains_are_shown_as_qemu_does_and_only_when_asked_for() {
     // From another folder the names of backing files are no paths.
     let nested = Both::new();
     for folder in [nested.ours(), nested.theirs()] {
-        std::fs::create_dir(folder.join("sub")).unwrap();
+        std::fs::create_dir(folder.join("sub")).expect("what a test needs");
     }
     nested.prepare("qemu-img create -q -f raw sub/base 1M");
     nested.prepare("qemu-img create -q -f qcow2 -b base -F raw sub/top");
@@ -138,9 +138,9 @@ fn snapshots_bitmaps_and_marks_are_shown_as_qemu_does() {
     // The bit of an image that was not closed.
     for folder in [both.ours(), both.theirs()] {
         let path = folder.join("dirty");
-        let mut bytes = std::fs::read(&path).unwrap();
+        let mut bytes = std::fs::read(&path).expect("what a test needs");
         bytes[79] |= 1;
-        std::fs::write(path, bytes).unwrap();
+        std::fs::write(path, bytes).expect("what a test needs");
     }
     same_info(&both, "x");
     same_info(&both, "dirty");
@@ -150,9 +150,9 @@ fn snapshots_bitmaps_and_marks_are_shown_as_qemu_does() {
         .args(["snapshot", "-c", "one"])
         .arg(both.theirs().join("y"))
         .status()
-        .unwrap();
+        .expect("what a test needs");
     assert!(run.success());
-    std::fs::copy(both.theirs().join("y"), both.ours().join("y")).unwrap();
+    std::fs::copy(both.theirs().join("y"), both.ours().join("y")).expect("what a test needs");
     same_info(&both, "y");
     same_info(
         &both,
@@ -166,13 +166,13 @@ fn encrypted_images_are_shown_as_qemu_does_without_their_keys() {
     let made = |line: &str, name: &str| {
         let mut words: Vec<&str> = line.split_whitespace().collect();
         let path = both.theirs().join(name);
-        words.extend([path.to_str().unwrap(), "1M"]);
+        words.extend([path.to_str().expect("what a test needs"), "1M"]);
         let run = std::process::Command::new("qemu-img")
             .args(&words)
             .status()
-            .unwrap();
+            .expect("what a test needs");
         assert!(run.success(), "{line}");
-        std::fs::copy(&path, both.ours().join(name)).unwrap();
+        std::fs::copy(&path, both.ours().join(name)).expect("what a test needs");
         same_info(&both, name);
         same_info(&both, &format!("-U {name}"));
     };
@@ -196,8 +196,8 @@ fn what_an_image_asks_of_requests_is_shown_when_asked_for() {
         .args(["img", "info", "--limits", "--output=json", "x"])
         .current_dir(both.ours())
         .output()
-        .unwrap();
-    let info: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+        .expect("what a test needs");
+    let info: serde_json::Value = serde_json::from_slice(&run.stdout).expect("what a test needs");
     assert_eq!(info["limits"]["request-alignment"], 1);
     assert_eq!(info["children"][0]["info"]["limits"]["request-alignment"], 1);
 }

@@ -20,7 +20,6 @@ mod serve;
 mod signals;
 mod subcommands;
 mod texts;
-#[allow(dead_code, unused_imports)] // What the first of the commands does not need yet.
 mod tool;
 mod trace;
 

@@ -149,11 +149,6 @@ fn changed(mutation: &Mutation) -> Option<String> {
             "let the image of node '{}' name '{}' as its backing file",
             request.image_node_name, request.backing_file
         ),
-        Mutation::StoreBackingFile(request) => format!(
-            "store '{}' as the backing file of the image of node '{}'",
-            request.backing_file.as_deref().unwrap_or_default(),
-            request.node_name
-        ),
         Mutation::Commit(request) => format!("commit node '{}' to its backing node", request.node_name),
         Mutation::MakeEmpty(request) => format!("empty node '{}'", request.node_name),
         _ => return None,
@@ -187,6 +182,14 @@ fn edited_by_job(edit: &JobEdit) -> String {
         JobEdit::JoinBitmap(join) => {
             format!("put bitmap {} of node {} together again", join.bitmap, join.node)
         }
+        JobEdit::StoreBacking {
+            node_name,
+            backing_file,
+            ..
+        } => format!(
+            "store '{}' as the backing file of the image of node '{node_name}'",
+            backing_file.as_deref().unwrap_or_default()
+        ),
         JobEdit::ResizeHeld { root, size } => format!("resize what user {root} holds to {size} bytes"),
     }
 }

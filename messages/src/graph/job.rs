@@ -1,4 +1,4 @@
-//! Changes of the graph that only jobs ask for.
+//! Changes of the graph that only jobs ask for, and tools that do a job's work.
 
 use super::{JoinBitmap, Options};
 use crate::common::RootId;
@@ -35,6 +35,15 @@ pub enum JobEdit {
         base: Option<String>,
         /// What the image stores of it.
         named: BackingName,
+    },
+    /// Store in an image's header which backing file it has, and of which format. What is open below it stays.
+    StoreBacking {
+        /// The name of the node with the image.
+        node_name: String,
+        /// The name to be stored; `None` stores that there is none.
+        backing_file: Option<String>,
+        /// The format of that file, where it is known.
+        backing_format: Option<String>,
     },
     /// End a mirror: its target takes the place of a node, and its filter goes.
     Pivot {

@@ -341,18 +341,6 @@ requests! {
             /// The name to be stored; empty stores that there is none.
             backing_file: String,
         },
-        /// Store in an image's header which backing file it has, and of which format. What is open below it stays.
-        ///
-        /// # Errors
-        /// There is no such node, its format stores no such name, or its header cannot be written.
-        StoreBackingFile {
-            /// The name of the node with the image.
-            node_name: String,
-            /// The name to be stored; `None` stores that there is none.
-            backing_file: Option<String>,
-            /// The format of that file, where it is known.
-            backing_format: Option<String>,
-        },
         /// Take images out of chains: all that has `top` as its child gets `base` instead.
         ///
         /// # Errors

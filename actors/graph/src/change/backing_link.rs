@@ -2,9 +2,7 @@
 //! out.
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::graph::{
-    BackingName, DropIntermediate, RecordBackingFile, RootUser, StoreBackingFile,
-};
+use millpond_messages::graph::{BackingName, DropIntermediate, RecordBackingFile, RootUser};
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, OpBlocker, Result, Role};
 
 use crate::change::delete;
@@ -80,13 +78,19 @@ impl Change for Record {
 
 /// An image names another backing file from now on, whatever is below it: what a program does that looks after chains itself.
 pub struct Store {
-    request: StoreBackingFile,
+    node_name: String,
+    link: Option<BackingLink>,
     node: Option<NodeId>,
 }
 
-impl From<StoreBackingFile> for Store {
-    fn from(request: StoreBackingFile) -> Self {
-        Self { request, node: None }
+impl Store {
+    /// The node's image names this from now on, or nothing.
+    pub fn new(node_name: String, link: Option<BackingLink>) -> Self {
+        Self {
+            node_name,
+            link,
+            node: None,
+        }
     }
 }
 
@@ -94,7 +98,7 @@ impl Change for Store {
     type Answer = ();
 
     fn check(&mut self, state: &PolicyState) -> Result<()> {
-        let node = state.graph.find(&self.request.node_name)?;
+        let node = state.graph.find(&self.node_name)?;
         forbidden::check(&state.graph, node.id, OpBlocker::Change)?;
         self.node = Some(node.id);
         Ok(())
@@ -106,16 +110,7 @@ impl Change for Store {
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
         let Some(node) = self.node else { return Ok(()) };
-        let StoreBackingFile {
-            backing_file,
-            backing_format,
-            ..
-        } = &self.request;
-        let link = backing_file.clone().map(|filename| BackingLink {
-            filename,
-            format: backing_format.clone(),
-        });
-        transaction.record_backing(node, link).await
+        transaction.record_backing(node, self.link.take()).await
     }
 
     async fn finish(self, _: &World) {}

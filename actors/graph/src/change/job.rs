@@ -1,9 +1,10 @@
 //! Changes that only jobs ask for: which is which.
 
+use millpond_drivers::api::BackingLink;
 use millpond_messages::Result;
 use millpond_messages::graph::{JobEdit, JoinBitmap};
 
-use crate::change::backing_link::Shorten;
+use crate::change::backing_link::{self, Shorten, Store};
 use crate::change::bitmap::Joining;
 use crate::change::insert::{Insert, Inserted};
 use crate::change::pivot::Pivot;
@@ -36,6 +37,17 @@ pub async fn carry_out(world: &World, edit: JobEdit) -> Result<()> {
             base,
             named,
         } => run(world, "rebase", Rebase::new(node_name, base, named)).await,
+        JobEdit::StoreBacking {
+            node_name,
+            backing_file,
+            backing_format,
+        } => {
+            let link = backing_file.map(|filename| BackingLink {
+                filename,
+                format: backing_format,
+            });
+            run(world, backing_link::USER, Store::new(node_name, link)).await
+        }
         JobEdit::Pivot {
             filter,
             replaced,

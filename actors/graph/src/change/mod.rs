@@ -106,9 +106,6 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::AttachChild(request) => run(world, "attach-child", Relink::from(request)).await,
         Mutation::DetachChild(request) => run(world, "detach-child", Relink::from(request)).await,
         Mutation::RecordBackingFile(request) => run(world, backing_link::USER, Record::from(request)).await,
-        Mutation::StoreBackingFile(request) => {
-            run(world, backing_link::USER, backing_link::Store::from(request)).await
-        }
         Mutation::DropIntermediate(request) => run(world, "drop-intermediate", Shorten::from(request)).await,
         Mutation::HoldBitmaps(request) => return reply(bitmap::hold(world, &request.0)),
         Mutation::EditBitmap(request) => run(world, request.0.command(), Editing::from(request.0)).await,

@@ -2,7 +2,7 @@
 
 use super::create::add_options;
 use super::options::{cut, explain};
-use super::progress::Progress;
+use super::progress::ShownProgress;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print, read_cache};
 use millpond_graph::new_image::{Given, asks_for_help, known};
@@ -135,7 +135,7 @@ async fn amend(tool: &Tool<'_>, plan: &Plan, asks: bool) -> Result<ExitCode, Fai
         return Err(unsupported(&node.driver));
     }
     let options = Given::of_amendment(&node.driver, &plan.options)?.to_amend()?;
-    let progress = Progress::new(plan.shows_progress && !plan.is_quiet);
+    let progress = ShownProgress::new(plan.shows_progress && !plan.is_quiet);
     let request = Amend {
         node_name: node.name,
         options,

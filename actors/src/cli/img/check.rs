@@ -1,7 +1,7 @@
 //! `millpond img check`: whether an image's metadata is sound, and repairs of it.
 
 use super::options::{cut, explain};
-use super::output::{Output, print_json};
+use super::output::{OutputForm, print_json};
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print, read_cache, tell_findings};
 use millpond_messages::graph::{CheckImage, FindRoot};
@@ -69,7 +69,7 @@ const OPTIONS: &[Row<Name>] = &[
 struct Plan {
     image: ImageName,
     repair: Repair,
-    output: Output,
+    output: OutputForm,
     is_quiet: bool,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::Format) => plan.image.format = Some(value),
             Some(Name::ImageOptions) => plan.image.is_options = true,
             Some(Name::Object) => objects.push(value),
-            Some(Name::Output) => plan.output = Output::parse(program, "check", &value)?,
+            Some(Name::Output) => plan.output = OutputForm::parse(program, "check", &value)?,
             Some(Name::Quiet) => plan.is_quiet = true,
             Some(Name::Repair) => plan.repair = repair(program, &value)?,
         }
@@ -136,8 +136,8 @@ async fn check(tool: &Tool<'_>, plan: &Plan) -> Result<ExitCode, Failure> {
     let result = tool.graph().ask(request).await.map_err(failure)?;
     match plan.output {
         _ if plan.is_quiet => {}
-        Output::Json => print_json(&to_json(&plan.image.name, &node.driver, &result)),
-        Output::Human => print(&to_text(&result)),
+        OutputForm::Json => print_json(&to_json(&plan.image.name, &node.driver, &result)),
+        OutputForm::Human => print(&to_text(&result)),
     }
     let code = match result {
         CheckResult {

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use millpond_messages::graph::{FindBackingImage, FindRoot, MakeEmpty};
 use millpond_messages::qapi::QmpEvent;
 use millpond_messages::qapi::schema::{BlockCommit, JobStatus};
-use millpond_messages::{ErrorKind, OpenFlags};
+use millpond_messages::{ErrorKind, IoError, OpenFlags};
 
 use super::options::{cut, explain};
-use super::progress::Progress;
+use super::progress::ShownProgress;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, LARGEST, Program, Tool, number, print, read_cache};
 use crate::job::{Family, JobOrder};
@@ -117,7 +117,7 @@ async fn commit(tool: &Tool<'_>, plan: &mut Plan) -> Result<ExitCode, Failure> {
     plan.image.flags = flags | OpenFlags::RDWR | OpenFlags::UNMAP;
     plan.image.writes_through = writes_through;
     let client = tool.open(&plan.image).await?;
-    let progress = Progress::new(plan.shows_progress && !plan.is_quiet);
+    let progress = ShownProgress::new(plan.shows_progress && !plan.is_quiet);
     let top = tool.graph().ask(FindRoot(client.root())).await?.name;
     let base = find_base(tool, plan, &top).await?;
     merge(tool, plan, &top, base, &progress).await?;
@@ -159,7 +159,7 @@ async fn merge(
     plan: &Plan,
     top: &str,
     base: String,
-    progress: &Progress,
+    progress: &ShownProgress,
 ) -> Result<(), Failure> {
     let daemon = tool.daemon();
     let mut events = daemon.events().subscribe();
@@ -197,7 +197,9 @@ async fn merge(
             JobStatus::Concluded => {
                 let error = job.and_then(|job| job.error.clone());
                 jobs.apply(Family::Job, JOB, JobOrder::Dismiss).await?;
-                return error.map_or(Ok(()), |error| Err(Failure::new(error)));
+                return error.map_or(Ok(()), |error| {
+                    Err(Failure::new(format!("Block job failed: {error}")))
+                });
             }
             _ => {}
         }
@@ -211,9 +213,12 @@ async fn empty(tool: &Tool<'_>, plan: &Plan, base: Client) -> Result<(), Failure
     tool.graph().detach(base.root()).await?;
     let overlay = tool.open(&plan.image).await?;
     let facts = tool.graph().ask(FindRoot(overlay.root())).await?;
-    let node_name = facts.name;
+    let (node_name, filename) = (facts.name, facts.filename);
     match tool.graph().ask(MakeEmpty { node_name }).await {
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
-        emptied => emptied.map_err(Failure::from),
+        emptied => emptied.map_err(|error| {
+            let why = IoError::from_errno(error.errno());
+            Failure::new(format!("Failed to empty {filename}: {why}"))
+        }),
     }
 }

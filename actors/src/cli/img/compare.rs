@@ -11,9 +11,9 @@ use futures_util::stream::{TryStreamExt, try_unfold};
 use millpond_messages::{BlockStatus, IoError, OpenFlags, SECTOR_SIZE, StatusFlags};
 use millpond_ring::buffer::{Buffers, is_zero};
 
-use super::copy::Pool;
+use super::copy::BufferPool;
 use super::options::{cut, explain};
-use super::progress::Progress;
+use super::progress::ShownProgress;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print, read_cache};
 use crate::node::Client;
@@ -70,7 +70,7 @@ const PIECE: u64 = 2 << 20;
 /// Pieces that are looked at at once.
 const AT_ONCE: usize = 8;
 
-/// The images differ.
+/// The exit code where images differ.
 const DIFFERENT: u8 = 1;
 /// An image could not be opened, or an option was wrong.
 const NOT_OPENED: u8 = 2;
@@ -139,7 +139,7 @@ async fn compare(tool: &Tool<'_>, plan: &Plan) -> Result<ExitCode, Failure> {
         let text = format!("Invalid source cache option: {}", plan.cache);
         Failure::new(text).with_code(NOT_OPENED)
     })?;
-    let progress = Progress::new(plan.shows_progress && !plan.is_quiet);
+    let progress = ShownProgress::new(plan.shows_progress && !plan.is_quiet);
     let mut sides = Vec::new();
     for (name, format) in plan.names.iter().zip(&plan.formats) {
         sides.push(open(tool, plan, name, format, (flags, writes_through)).await?);
@@ -150,7 +150,7 @@ async fn compare(tool: &Tool<'_>, plan: &Plan) -> Result<ExitCode, Failure> {
     let pair = Pair {
         sides: [first, second],
         is_strict: plan.is_strict,
-        pool: Pool::default(),
+        pool: BufferPool::default(),
     };
     let told = pair.compare(&progress, |line| {
         if !plan.is_quiet {
@@ -198,7 +198,7 @@ async fn open<'a>(
 enum Verdict {
     /// The images differ, which was told.
     Different,
-    /// Something failed.
+    /// The comparison could not go on.
     Failed(Box<Failure>),
 }
 
@@ -233,7 +233,7 @@ impl Side<'_> {
         }
     }
 
-    async fn read(&self, pool: &Pool, offset: u64, len: u64) -> Result<Buffers, Failure> {
+    async fn read(&self, pool: &BufferPool, offset: u64, len: u64) -> Result<Buffers, Failure> {
         let failed = |error: IoError| {
             let text = format!("Error while reading offset {offset} of {}: {error}", self.name);
             Failure::new(text).with_code(NOT_READ)
@@ -252,7 +252,7 @@ impl Side<'_> {
 /// What has to be looked at to know whether a piece is the same in both.
 #[derive(Clone, Copy)]
 enum Look {
-    /// Nothing.
+    /// They have the same contents.
     Same,
     /// The bytes of both.
     Both,
@@ -274,11 +274,11 @@ struct Piece {
 struct Pair<'a> {
     sides: [&'a Side<'a>; 2],
     is_strict: bool,
-    pool: Pool,
+    pool: BufferPool,
 }
 
 impl Pair<'_> {
-    async fn compare(&self, progress: &Progress, tell: impl Fn(&str)) -> Result<(), Verdict> {
+    async fn compare(&self, progress: &ShownProgress, tell: impl Fn(&str)) -> Result<(), Verdict> {
         let [first, second] = self.sides.map(|side| side.length);
         if self.is_strict && first != second {
             tell("Strict mode: Image size mismatch!");

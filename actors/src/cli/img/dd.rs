@@ -7,9 +7,9 @@ use millpond_graph::new_image::protocol_of;
 use millpond_messages::graph::ListDrivers;
 use millpond_messages::{OpenFlags, SECTOR_SIZE};
 
-use super::copy::{Copy, Fault, Pool, Shape, Source, Sparse, Way};
+use super::copy::{BufferPool, Copy, CopyFault, Shape, Source, Sparse, Way};
 use super::options::{cut, explain};
-use super::pace::Pace;
+use super::pace::CopyPace;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, LARGEST, Program, Tool, number};
 use crate::node::Client;
@@ -54,7 +54,7 @@ const OPTIONS: &[Row<Name>] = &[
     Row::value("object", None, Name::Object),
 ];
 
-/// The largest block.
+/// The largest block, in bytes.
 const MOST_BLOCK: u64 = i32::MAX as u64;
 /// Bytes of data in one piece.
 const PIECE: u64 = 2 << 20;
@@ -225,19 +225,19 @@ async fn copy(source: Client, from: u64, length: u64, target: &Client) -> Result
             at_once: AT_ONCE,
             offload: None,
         },
-        pace: Pace::new(0),
+        pace: CopyPace::new(0),
         warn: &|_| {},
         begins: &|_| {},
-        pool: Pool::default(),
+        pool: BufferPool::default(),
     };
     copy.run().await.map_err(told)
 }
 
-fn told(fault: Fault) -> Failure {
+fn told(fault: CopyFault) -> Failure {
     let text = match fault {
-        Fault::Status(unknown) => format!("error while reading from input image file: {}", unknown.error),
-        Fault::Read { error, .. } => format!("error while reading from input image file: {error}"),
-        Fault::Write { error, .. } => format!("error while writing to output image file: {error}"),
+        CopyFault::Status(unknown) => format!("error while reading from input image file: {}", unknown.error),
+        CopyFault::Read { error, .. } => format!("error while reading from input image file: {error}"),
+        CopyFault::Write { error, .. } => format!("error while writing to output image file: {error}"),
     };
     Failure::new(text)
 }

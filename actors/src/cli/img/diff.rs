@@ -13,9 +13,9 @@ use millpond_messages::{IoError, IoResult, NodeId, Range, StatusFlags};
 use millpond_ring::buffer::{Buffers, is_zero};
 use serde_json::json;
 
-use super::copy::Pool;
+use super::copy::BufferPool;
 use super::options::{cut, explain};
-use super::output::Output;
+use super::output::OutputForm;
 use super::shown_snapshot::Snapshot;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print};
@@ -72,7 +72,7 @@ const PIECE: u64 = 2 << 20;
 const AT_ONCE: usize = 8;
 /// What is read is compared in blocks of so many bytes.
 const BLOCK: usize = 4096;
-/// There are differences.
+/// The exit code where images differ.
 const DIFFERENT: u8 = 1;
 /// It could not be found out.
 const TROUBLE: u8 = 2;
@@ -82,7 +82,7 @@ struct Plan {
     images: [ImageName; 2],
     snapshots: [Option<Snapshot>; 2],
     is_exact: bool,
-    output: Output,
+    output: OutputForm,
 }
 
 pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode, Failure> {
@@ -97,7 +97,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::Format(which)) => plan.images[which].format = Some(value),
             Some(Name::ImageOptions) => plan.images.iter_mut().for_each(|image| image.is_options = true),
             Some(Name::Object) => objects.push(value),
-            Some(Name::Output) => plan.output = Output::parse(program, "diff", &value)?,
+            Some(Name::Output) => plan.output = OutputForm::parse(program, "diff", &value)?,
             Some(Name::Share) => plan.images.iter_mut().for_each(|image| image.force_share = true),
             Some(Name::Snapshot(which)) => plan.snapshots[which] = Some(Snapshot::read(program, value)?),
         }
@@ -129,7 +129,7 @@ async fn diff(tool: &Tool<'_>, plan: &Plan) -> Result<ExitCode, Failure> {
         new: new_side,
         base: stands_on,
         is_exact: plan.is_exact,
-        pool: Pool::default(),
+        pool: BufferPool::default(),
     };
     let mut shown = Shown::new(plan.output);
     pair.differences(|change| shown.add(change))
@@ -178,16 +178,16 @@ struct Change {
 
 /// The changes that are told, neighbours as one.
 struct Shown {
-    output: Output,
+    output: OutputForm,
     last: Option<Change>,
     any: bool,
 }
 
 impl Shown {
-    fn new(output: Output) -> Self {
+    fn new(output: OutputForm) -> Self {
         print(match output {
-            Output::Human => "Offset          Length          Now\n",
-            Output::Json => "[",
+            OutputForm::Human => "Offset          Length          Now\n",
+            OutputForm::Json => "[",
         });
         Self {
             output,
@@ -212,7 +212,7 @@ impl Shown {
     fn print(&mut self, change: Change) {
         let (start, length, zero) = (change.range.offset(), change.range.len(), change.is_zero);
         let line = match self.output {
-            Output::Human => {
+            OutputForm::Human => {
                 let now = if zero { "zero" } else { "data" };
                 format!(
                     "{:<16}{:<16}{now}\n",
@@ -220,7 +220,7 @@ impl Shown {
                     format!("{length:#x}")
                 )
             }
-            Output::Json => {
+            OutputForm::Json => {
                 let comma = if self.any { ",\n" } else { "" };
                 format!(
                     "{comma}{}",
@@ -237,7 +237,7 @@ impl Shown {
         if let Some(last) = self.last.take() {
             self.print(last);
         }
-        if let Output::Json = self.output {
+        if let OutputForm::Json = self.output {
             print("]\n");
         }
         self.any
@@ -266,7 +266,7 @@ struct Pair {
     /// The older image in the chain of the newer one.
     base: Option<NodeId>,
     is_exact: bool,
-    pool: Pool,
+    pool: BufferPool,
 }
 
 impl Pair {
@@ -377,7 +377,7 @@ impl Side {
         Ok((status.flags.contains(StatusFlags::ZERO), status.len))
     }
 
-    async fn read(&self, range: Range, pool: &Pool) -> IoResult<Buffers> {
+    async fn read(&self, range: Range, pool: &BufferPool) -> IoResult<Buffers> {
         let mut room = pool.take(range.len() as usize)?;
         let mut behind = room.split_off(self.there(range).len() as usize);
         behind.fill_zero(0..behind.len());

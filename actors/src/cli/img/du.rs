@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::chain::chain_of;
 use super::options::{cut, explain};
-use super::output::{Output, print_json};
+use super::output::{OutputForm, print_json};
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print};
 use crate::node::Client;
@@ -52,7 +52,7 @@ const OPTIONS: &[Row<Name>] = &[
 
 pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode, Failure> {
     let mut image = ImageName::default();
-    let mut output = Output::Human;
+    let mut output = OutputForm::Human;
     let (mut objects, mut words) = (Vec::new(), Vec::new());
     for given in cut(program, "du", OPTIONS, arguments) {
         let (option, value) = given?;
@@ -62,7 +62,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::Format) => image.format = Some(value),
             Some(Name::ImageOptions) => image.is_options = true,
             Some(Name::Object) => objects.push(value),
-            Some(Name::Output) => output = Output::parse(program, "du", &value)?,
+            Some(Name::Output) => output = OutputForm::parse(program, "du", &value)?,
             Some(Name::Share) => image.force_share = true,
         }
     }
@@ -91,7 +91,7 @@ struct Layer {
     on_host: Option<u64>,
 }
 
-async fn du(tool: &Tool<'_>, image: &ImageName, output: Output) -> Result<ExitCode, Failure> {
+async fn du(tool: &Tool<'_>, image: &ImageName, output: OutputForm) -> Result<ExitCode, Failure> {
     let top = tool.open(image).await?;
     let facts = tool.graph().ask(FindRoot(top.root())).await?;
     let chain = chain_of(tool, &facts.name).await?;
@@ -113,8 +113,8 @@ async fn du(tool: &Tool<'_>, image: &ImageName, output: Output) -> Result<ExitCo
     }
     count(&mut layers, holders).await?;
     match output {
-        Output::Json => print_json(&json!(layers)),
-        Output::Human => print(&table(&layers)),
+        OutputForm::Json => print_json(&json!(layers)),
+        OutputForm::Human => print(&table(&layers)),
     }
     Ok(ExitCode::SUCCESS)
 }

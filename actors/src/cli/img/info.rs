@@ -5,7 +5,7 @@
 
 use super::described::{Described, describe};
 use super::options::{cut, explain};
-use super::output::{Output, print_json};
+use super::output::{OutputForm, print_json};
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, print, read_cache};
 use millpond_messages::OpenFlags;
@@ -58,7 +58,7 @@ const OPTIONS: &[Row<Name>] = &[
 #[derive(Default)]
 struct Plan {
     image: ImageName,
-    output: Output,
+    output: OutputForm,
     with_chain: bool,
     with_limits: bool,
 }
@@ -83,7 +83,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::ImageOptions) => plan.image.is_options = true,
             Some(Name::Limits) => plan.with_limits = true,
             Some(Name::Object) => objects.push(value),
-            Some(Name::Output) => plan.output = Output::parse(program, "info", &value)?,
+            Some(Name::Output) => plan.output = OutputForm::parse(program, "info", &value)?,
         }
     }
     let [name] = <[String; 1]>::try_from(words)
@@ -96,9 +96,9 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
 async fn show(tool: &Tool<'_>, plan: Plan) -> Result<ExitCode, Failure> {
     let images = look(tool, &plan).await?;
     match (plan.output, plan.with_chain) {
-        (Output::Json, true) => print_json(&images.iter().map(Described::to_json).collect()),
-        (Output::Json, false) => images.iter().for_each(|image| print_json(&image.to_json())),
-        (Output::Human, _) => {
+        (OutputForm::Json, true) => print_json(&images.iter().map(Described::to_json).collect()),
+        (OutputForm::Json, false) => images.iter().for_each(|image| print_json(&image.to_json())),
+        (OutputForm::Human, _) => {
             let texts: Vec<String> = images.iter().map(Described::to_text).collect();
             print(&texts.join("\n"));
         }

@@ -1,7 +1,7 @@
 //! `millpond img map`: where the data of an image lies, extent by extent.
 
 use super::options::{cut, explain};
-use super::output::Output;
+use super::output::OutputForm;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, LARGEST, Program, Tool, number, print};
 use crate::node::Client;
@@ -59,7 +59,7 @@ const OPTIONS: &[Row<Name>] = &[
 #[derive(Default)]
 struct Plan {
     image: ImageName,
-    output: Output,
+    output: OutputForm,
     start: u64,
     length: Option<u64>,
 }
@@ -78,7 +78,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::ImageOptions) => plan.image.is_options = true,
             Some(Name::Length) => plan.length = Some(number("max length", &value, 0..=LARGEST)?),
             Some(Name::Object) => objects.push(value),
-            Some(Name::Output) => plan.output = Output::parse(program, "map", &value)?,
+            Some(Name::Output) => plan.output = OutputForm::parse(program, "map", &value)?,
             Some(Name::Start) => plan.start = number("start offset", &value, 0..=LARGEST)?,
         }
     }
@@ -287,7 +287,7 @@ impl Layers {
 
 /// Puts parts together that belong together, and prints them.
 struct Printer {
-    output: Output,
+    output: OutputForm,
     /// The part that may grow.
     last: Part,
     is_first: bool,
@@ -295,9 +295,9 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(output: Output, start: u64) -> Self {
+    fn new(output: OutputForm, start: u64) -> Self {
         let mut text = String::new();
-        if output == Output::Human {
+        if output == OutputForm::Human {
             text = format!("{:<16}{:<16}{:<16}{}\n", "Offset", "Length", "Mapped to", "File");
         }
         Self {
@@ -333,7 +333,7 @@ impl Printer {
     /// Prints the last part, and the end.
     fn finish(mut self, layers: &Layers) -> Result<(), Failure> {
         self.tell(layers)?;
-        if self.output == Output::Json {
+        if self.output == OutputForm::Json {
             self.text.push_str("]\n");
         }
         print(&self.text);
@@ -342,8 +342,8 @@ impl Printer {
 
     fn tell(&mut self, layers: &Layers) -> Result<(), Failure> {
         match self.output {
-            Output::Json => self.tell_programs(),
-            Output::Human => self.tell_people(layers)?,
+            OutputForm::Json => self.tell_programs(),
+            OutputForm::Human => self.tell_people(layers)?,
         }
         if self.text.len() >= PIECE {
             print(&self.text);

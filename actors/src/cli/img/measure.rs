@@ -2,7 +2,7 @@
 
 use super::create::add_options;
 use super::options::{cut, explain};
-use super::output::{Output, print_json};
+use super::output::{OutputForm, print_json};
 use super::shown_snapshot::Snapshot;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, LARGEST, Program, Tool, number, print};
@@ -69,7 +69,7 @@ struct Plan {
     snapshot: Option<Snapshot>,
     target: String,
     options: String,
-    output: Output,
+    output: OutputForm,
 }
 
 /// Measures what `arguments` say.
@@ -80,7 +80,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
         snapshot: None,
         target: "raw".to_owned(),
         options: String::new(),
-        output: Output::default(),
+        output: OutputForm::default(),
     };
     let (mut objects, mut words) = (Vec::new(), Vec::new());
     for given in cut(program, "measure", OPTIONS, arguments) {
@@ -93,7 +93,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::ImageOptions) => plan.image.is_options = true,
             Some(Name::Object) => objects.push(value),
             Some(Name::Options) => add_options(&mut plan.options, &value)?,
-            Some(Name::Output) => plan.output = Output::parse(program, "measure", &value)?,
+            Some(Name::Output) => plan.output = OutputForm::parse(program, "measure", &value)?,
             Some(Name::Size) => plan.size = Some(number("image size", &value, 0..=LARGEST)?),
             Some(Name::Snapshot) => plan.snapshot = Some(Snapshot::read(program, value)?),
             Some(Name::Target) => plan.target = value,
@@ -139,7 +139,7 @@ async fn measure(tool: &Tool<'_>, plan: Plan) -> Result<ExitCode, Failure> {
         .measure_image(&plan.target, &plan.options, &measured)
         .await?;
     match plan.output {
-        Output::Json => {
+        OutputForm::Json => {
             let mut value = json!({
                 "required": found.required,
                 "fully-allocated": found.fully_allocated,
@@ -149,7 +149,7 @@ async fn measure(tool: &Tool<'_>, plan: Plan) -> Result<ExitCode, Failure> {
             }
             print_json(&value);
         }
-        Output::Human => print(&to_text(&found)),
+        OutputForm::Human => print(&to_text(&found)),
     }
     Ok(ExitCode::SUCCESS)
 }

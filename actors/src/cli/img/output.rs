@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// For whom an answer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Output {
+pub(super) enum OutputForm {
     /// It is for people to read.
     #[default]
     Human,
@@ -14,7 +14,7 @@ pub(super) enum Output {
     Json,
 }
 
-impl Output {
+impl OutputForm {
     /// What `--output` says.
     ///
     /// # Errors

@@ -9,14 +9,14 @@ use tokio::time::{Instant, sleep_until};
 const BURST: f64 = 0.1;
 
 /// Lets so many bytes a second pass.
-pub struct Pace {
+pub struct CopyPace {
     /// Bytes a second; 0 lets everything pass at once.
     rate: u64,
     /// When all that has passed so far would have passed at that rate.
     paid_until: Cell<Instant>,
 }
 
-impl Pace {
+impl CopyPace {
     /// So many bytes a second; 0 for as many as come.
     pub fn new(rate: u64) -> Self {
         Self {

@@ -8,13 +8,13 @@ const STEP: f32 = 1.0;
 const WHOLE: f32 = 100.0;
 
 /// The line that tells how far a command is. It ends with the command, whatever came of that.
-pub struct Progress {
+pub struct ShownProgress {
     is_shown: bool,
     now: Cell<f32>,
     shown: Cell<f32>,
 }
 
-impl Progress {
+impl ShownProgress {
     /// Shows that nothing is done yet, if anything is to be shown at all.
     pub fn new(is_shown: bool) -> Self {
         let progress = Self {
@@ -50,13 +50,13 @@ impl Progress {
         }
     }
 
-    /// All is done.
+    /// Shows that all is done.
     pub fn complete(&self) {
         self.set(WHOLE);
     }
 }
 
-impl Drop for Progress {
+impl Drop for ShownProgress {
     fn drop(&mut self) {
         if self.is_shown {
             print("\n");

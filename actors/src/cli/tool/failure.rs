@@ -7,7 +7,8 @@ use millpond_messages::qapi::QmpError;
 use std::process::ExitCode;
 
 /// Why a command failed: what is told of it, line by line, and the exit code.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{text}")]
 pub struct Failure {
     text: String,
     hint: Option<String>,
@@ -63,11 +64,6 @@ impl Failure {
     pub fn within(mut self, prefix: &str) -> Self {
         self.text = format!("{prefix}: {}", self.text);
         self
-    }
-
-    /// The text for people, without the program's name.
-    pub fn text(&self) -> &str {
-        &self.text
     }
 
     /// Tells it behind the program's name, and answers the exit code.

@@ -49,7 +49,7 @@ mod tests {
     fn numbers_are_read_and_refused_as_qemus_tools_do() {
         let told = |text: &str, range| match number("image size", text, range) {
             Ok(number) => number.to_string(),
-            Err(failure) => failure.text().to_owned(),
+            Err(failure) => failure.to_string(),
         };
         for (text, expected) in [
             ("1", "1"),

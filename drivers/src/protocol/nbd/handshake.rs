@@ -28,7 +28,7 @@ pub(super) struct Agreed {
     pub(super) context: Option<u32>,
     /// What offsets and lengths must be multiples of.
     pub(super) min_block: u32,
-    /// What goes best.
+    /// The size of requests that goes best.
     pub(super) preferred_block: u32,
     /// The most data of a request.
     pub(super) max_data: u32,

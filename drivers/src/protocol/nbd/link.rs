@@ -53,7 +53,7 @@ pub(super) struct Link {
     inbox: Cell<Option<Inbox>>,
     /// Requests without data that are to be sent.
     outbox: RefCell<Vec<u8>>,
-    /// Somebody sends.
+    /// Some request is being sent.
     is_sending: Cell<bool>,
     senders: RefCell<VecDeque<Waker>>,
     broken: Cell<Option<IoError>>,
@@ -100,7 +100,7 @@ impl Link {
     }
 
     /// What is left for another iothread to go on with: nothing is under way.
-    pub(super) fn into_parts(&self) -> (Fd, Agreed, Option<Inbox>) {
+    pub(super) fn take_parts(&self) -> (Fd, Agreed, Option<Inbox>) {
         (self.fd.clone(), self.agreed.clone(), self.inbox.take())
     }
 

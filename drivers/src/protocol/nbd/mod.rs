@@ -38,7 +38,7 @@ use reply::Expected;
 use session::{Luggage, Session};
 use wire::{Command, CommandFlags, ExportFlags, Framing};
 
-/// The driver `nbd`.
+/// The driver `nbd`, by name.
 #[derive(Debug, Clone, Copy)]
 pub struct NbdKind;
 

@@ -220,7 +220,7 @@ fn inet(host: &str, port: &str) -> Value {
     json!({"type": "inet", "host": host, "port": port})
 }
 
-/// `HOST`, `HOST:PORT`, `[HOST]:PORT`.
+/// The parts of `HOST`, `HOST:PORT` or `[HOST]:PORT`.
 fn host_and_port(text: &str) -> Result<(String, Option<String>)> {
     let wrong = || invalid(format!("error parsing address '{text}'"));
     let (host, port) = match text.strip_prefix('[') {

@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// The error of requests that have no connection.
 const LOST: IoError = IoError::Os(libc::EIO);
 
-/// A disk's connections.
+/// The connection of a disk, and what comes after it.
 pub(super) struct Session {
     options: NbdOptions,
     ring: Ring,
@@ -113,7 +113,7 @@ impl Session {
         }
     }
 
-    /// Reads into buffers.
+    /// Reads, and does so again as [`Session::request`] does.
     pub(super) async fn read(&self, asked: Asked, mut buffers: Buffers) -> Transfer {
         loop {
             let link = match self.link().await {
@@ -134,7 +134,7 @@ impl Session {
         }
     }
 
-    /// Writes buffers.
+    /// Writes, and does so again as [`Session::request`] does.
     pub(super) async fn write(&self, asked: Asked, mut buffers: Buffers) -> Transfer {
         loop {
             let link = match self.link().await {
@@ -300,7 +300,7 @@ impl Session {
     pub(super) fn depart(&self) -> Luggage {
         let link = self.link.take().filter(|link| link.broken().is_none());
         let link = link.and_then(|link| {
-            let (fd, agreed, inbox) = link.into_parts();
+            let (fd, agreed, inbox) = link.take_parts();
             inbox.map(|inbox| (fd, agreed, inbox))
         });
         Luggage {

@@ -3,8 +3,8 @@
 use millpond_messages::graph::{BitmapChange, BitmapEdit, BitmapName, EditBitmap, NamedNodes, NodeFacts};
 use millpond_messages::qapi::{BlockDeviceInfo, BlockDirtyInfo, ImageInfoSpecific};
 
-use super::plan::Plan;
-use super::source::Opened;
+use super::plan::ConvertPlan;
+use super::source::OpenedSource;
 use crate::cli::tool::{Failure, Tool};
 
 async fn info(tool: &Tool<'_>, node: &str) -> Result<BlockDeviceInfo, Failure> {
@@ -36,7 +36,7 @@ fn name_of(bitmap: &BlockDirtyInfo) -> &str {
 ///
 /// # Errors
 /// There is more than one source, it stores none, or one of them cannot be copied.
-pub async fn check(tool: &Tool<'_>, plan: &Plan, sources: &[Opened]) -> Result<(), Failure> {
+pub async fn check(tool: &Tool<'_>, plan: &ConvertPlan, sources: &[OpenedSource]) -> Result<(), Failure> {
     let [source] = sources else {
         return Err(Failure::new("Copying bitmaps only possible with single source"));
     };
@@ -74,7 +74,7 @@ pub async fn check_target(tool: &Tool<'_>, target: &NodeFacts) -> Result<(), Fai
 ///
 /// # Errors
 /// One of them cannot be made, or not filled.
-pub async fn copy(tool: &Tool<'_>, plan: &Plan, source: &str, target: &str) -> Result<(), Failure> {
+pub async fn copy(tool: &Tool<'_>, plan: &ConvertPlan, source: &str, target: &str) -> Result<(), Failure> {
     let info = info(tool, source).await?;
     for bitmap in stored(&info) {
         let name = name_of(bitmap);

@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use millpond_messages::graph::DescribeImage;
 use millpond_messages::{IoError, SECTOR_SIZE};
 
-use self::plan::{Plan, Read};
-use super::copy::{Copy, Fault, Kind, Pool, Scan, Shape, Sparse, Way};
-use super::pace::Pace;
-use super::progress::Progress;
+use self::plan::{ConvertPlan, Read};
+use super::copy::{BufferPool, Copy, CopyFault, Kind, Scan, Shape, Sparse, Way};
+use super::pace::CopyPace;
+use super::progress::ShownProgress;
 use crate::cli::tool::{Failure, Program, Tool};
 use crate::node::Client;
 use millpond_messages::graph::NodeFacts;
@@ -34,9 +34,9 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
     }))
 }
 
-async fn convert(tool: &Tool<'_>, plan: &Plan) -> Result<ExitCode, Failure> {
+async fn convert(tool: &Tool<'_>, plan: &ConvertPlan) -> Result<ExitCode, Failure> {
     let cache = plan.source_cache()?;
-    let progress = Progress::new(plan.shows_progress && !plan.is_quiet);
+    let progress = ShownProgress::new(plan.shows_progress && !plan.is_quiet);
     let sources = source::open_all(tool, plan, cache).await?;
     source::load_snapshot(tool, plan, &sources).await?;
     let length = sources.last().map_or(0, |opened| opened.source.end());
@@ -86,7 +86,7 @@ async fn convert(tool: &Tool<'_>, plan: &Plan) -> Result<ExitCode, Failure> {
     };
     let shape = form.shape(tool, plan, sources).await?;
     let way = form.way(plan, &shape);
-    copy(tool, plan, &target, &shape, way, &progress).await?;
+    copy(tool, plan, &target, (&shape, way), &progress).await?;
     if let Some(source) = names.first().filter(|_| plan.copies_bitmaps) {
         bitmaps::copy(tool, plan, source, &facts.name).await?;
     }
@@ -120,8 +120,8 @@ impl Form<'_> {
     async fn shape(
         &self,
         tool: &Tool<'_>,
-        plan: &Plan,
-        opened: Vec<source::Opened>,
+        plan: &ConvertPlan,
+        opened: Vec<source::OpenedSource>,
     ) -> Result<Shape, Failure> {
         let node_name = self.facts.name.clone();
         let info = tool.graph().ask(DescribeImage { node_name }).await.ok();
@@ -151,7 +151,7 @@ impl Form<'_> {
         })
     }
 
-    fn way(&self, plan: &Plan, shape: &Shape) -> Way {
+    fn way(&self, plan: &ConvertPlan, shape: &Shape) -> Way {
         let least = plan.least_zeroes / SECTOR_SIZE;
         let block = u64::from(self.facts.limits.request_alignment).div_ceil(SECTOR_SIZE);
         let sparse = (least > 0).then(|| Sparse {
@@ -173,13 +173,12 @@ impl Form<'_> {
 
 async fn copy(
     tool: &Tool<'_>,
-    plan: &Plan,
+    plan: &ConvertPlan,
     target: &Client,
-    shape: &Shape,
-    way: Way,
-    progress: &Progress,
+    (shape, way): (&Shape, Way),
+    progress: &ShownProgress,
 ) -> Result<(), Failure> {
-    let told = |fault: Fault| Failure::new(fault.to_string());
+    let told = |fault: CopyFault| Failure::new(fault.to_string());
     let warn = |text: &str| {
         if !plan.is_quiet {
             tool.program().warn(text);
@@ -190,7 +189,11 @@ async fn copy(
     if plan.shows_progress && !plan.is_quiet {
         let quiet = |_| {};
         let mut scan = Scan::new(shape, &quiet);
-        while let Some(piece) = scan.next().await.map_err(|error| told(Fault::Status(error)))? {
+        while let Some(piece) = scan
+            .next()
+            .await
+            .map_err(|error| told(CopyFault::Status(error)))?
+        {
             all += if counts(piece.kind) { piece.range.len() } else { 0 };
         }
     }
@@ -199,7 +202,7 @@ async fn copy(
         shape,
         target,
         way,
-        pace: Pace::new(plan.rate),
+        pace: CopyPace::new(plan.rate),
         warn: &warn,
         begins: &|piece| {
             if counts(piece.kind) {
@@ -207,7 +210,7 @@ async fn copy(
                 progress.of(done.get(), all);
             }
         },
-        pool: Pool::default(),
+        pool: BufferPool::default(),
     };
     copy.run().await.map_err(told)
 }

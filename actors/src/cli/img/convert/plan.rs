@@ -119,7 +119,7 @@ const MOST_HOLE: u64 = 16 << 20;
 const MOST_AT_ONCE: u64 = 16;
 
 /// What is to be done.
-pub struct Plan {
+pub struct ConvertPlan {
     pub objects: Vec<String>,
     pub sources: Vec<String>,
     pub source_format: Option<String>,
@@ -153,12 +153,12 @@ pub struct Plan {
 /// What the command line has come to.
 pub enum Read {
     /// Something is to be converted.
-    Plan(Box<Plan>),
+    Plan(Box<ConvertPlan>),
     /// It asked for help, which was printed.
     Done(ExitCode),
 }
 
-impl Plan {
+impl ConvertPlan {
     fn new() -> Self {
         Self {
             objects: Vec::new(),
@@ -215,7 +215,7 @@ impl Plan {
 /// # Errors
 /// It cannot be understood, or asks for what cannot go together.
 pub fn read(program: Program<'_>, arguments: &[String]) -> Result<Read, Failure> {
-    let mut plan = Plan::new();
+    let mut plan = ConvertPlan::new();
     let mut says_hole = false;
     for given in cut(program, "convert", OPTIONS, arguments) {
         let (option, value) = given?;
@@ -262,7 +262,7 @@ pub fn read(program: Program<'_>, arguments: &[String]) -> Result<Read, Failure>
     Ok(Read::Plan(Box::new(plan)))
 }
 
-impl Plan {
+impl ConvertPlan {
     /// Refuses what cannot go together.
     fn check(&self, says_hole: bool) -> Result<(), Failure> {
         let rules = [

@@ -3,13 +3,13 @@
 use millpond_messages::graph::{DescribeImage, FindRoot};
 use millpond_messages::{OpenFlags, SECTOR_SIZE};
 
-use super::plan::Plan;
+use super::plan::ConvertPlan;
 use crate::cli::img::copy::Source;
 use crate::cli::img::shown_snapshot::Snapshot;
 use crate::cli::tool::{Failure, ImageName, Tool};
 
 /// A source that is open.
-pub struct Opened {
+pub struct OpenedSource {
     /// The name of its node.
     pub node: String,
     /// The amount of data that is read fastest, in bytes; 0 where it does not matter.
@@ -24,9 +24,9 @@ pub struct Opened {
 /// One of them cannot be opened, or its length not be had.
 pub async fn open_all(
     tool: &Tool<'_>,
-    plan: &Plan,
+    plan: &ConvertPlan,
     (flags, writes_through): (OpenFlags, bool),
-) -> Result<Vec<Opened>, Failure> {
+) -> Result<Vec<OpenedSource>, Failure> {
     let mut opened = Vec::new();
     let mut start = 0;
     for name in &plan.sources {
@@ -52,7 +52,7 @@ async fn look_at(
     name: &str,
     client: crate::node::Client,
     start: u64,
-) -> Result<Opened, Failure> {
+) -> Result<OpenedSource, Failure> {
     let unknown = |error| Failure::new(format!("Could not get size of {name}: {error}"));
     let length = client.length().await.map_err(unknown)?;
     let end = start.checked_add(length.next_multiple_of(SECTOR_SIZE));
@@ -66,7 +66,7 @@ async fn look_at(
     let info = tool.graph().ask(DescribeImage { node_name }).await.ok();
     let cluster = info.map_or(0, |info| info.cluster_size);
     let block = u64::from(facts.limits.request_alignment).next_multiple_of(SECTOR_SIZE);
-    Ok(Opened {
+    Ok(OpenedSource {
         node: facts.name,
         best_transfer: u64::from(facts.limits.opt_transfer),
         source: Source {
@@ -83,7 +83,11 @@ async fn look_at(
 ///
 /// # Errors
 /// There is none, or its format has no snapshots.
-pub async fn load_snapshot(tool: &Tool<'_>, plan: &Plan, opened: &[Opened]) -> Result<(), Failure> {
+pub async fn load_snapshot(
+    tool: &Tool<'_>,
+    plan: &ConvertPlan,
+    opened: &[OpenedSource],
+) -> Result<(), Failure> {
     let (Some(snapshot), Some(first)) = (&plan.snapshot, opened.first()) else {
         return Ok(());
     };

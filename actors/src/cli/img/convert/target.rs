@@ -8,7 +8,7 @@ use millpond_messages::graph::{
 };
 use serde_json::Value;
 
-use super::plan::Plan;
+use super::plan::ConvertPlan;
 use crate::cli::img::chain::backing_of;
 use crate::cli::tool::{Failure, ImageName, Tool};
 use crate::node::Client;
@@ -31,7 +31,7 @@ pub struct New {
 ///
 /// # Errors
 /// There is no such format, it makes no images, or an option is not for it.
-pub async fn prepare(tool: &Tool<'_>, plan: &Plan, length: u64) -> Result<New, Failure> {
+pub async fn prepare(tool: &Tool<'_>, plan: &ConvertPlan, length: u64) -> Result<New, Failure> {
     let drivers = tool.graph().ask(ListDrivers { read_only: false }).await?;
     let mut formats = drivers.iter();
     let format = formats
@@ -111,7 +111,11 @@ impl New {
 ///
 /// # Errors
 /// It cannot be made or opened.
-pub async fn open(tool: &Tool<'_>, plan: &Plan, new: Option<New>) -> Result<(Client, NodeFacts), Failure> {
+pub async fn open(
+    tool: &Tool<'_>,
+    plan: &ConvertPlan,
+    new: Option<New>,
+) -> Result<(Client, NodeFacts), Failure> {
     let (mut flags, writes_through) = plan.target_cache()?;
     flags |= OpenFlags::RDWR;
     flags.set(OpenFlags::UNMAP, plan.least_zeroes > 0);

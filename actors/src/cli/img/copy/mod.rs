@@ -13,7 +13,7 @@ mod pool;
 mod scan;
 mod sparse;
 
-pub use pieces::{Copy, Fault, Way};
-pub use pool::Pool;
+pub use pieces::{Copy, CopyFault, Way};
+pub use pool::BufferPool;
 pub use scan::{Kind, Scan, Shape, Source};
 pub use sparse::Sparse;

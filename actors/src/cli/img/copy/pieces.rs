@@ -9,15 +9,15 @@ use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{IoError, IoResult, Range, RequestFlags, SECTOR_SIZE};
 use millpond_ring::buffer::Buffers;
 
-use super::pool::Pool;
+use super::pool::BufferPool;
 use super::scan::{Kind, Piece, Scan, Shape, Unknown};
 use super::sparse::Sparse;
-use crate::cli::img::pace::Pace;
+use crate::cli::img::pace::CopyPace;
 use crate::node::Client;
 
 /// Why a copy failed.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-pub enum Fault {
+pub enum CopyFault {
     /// It cannot be told what is at an offset of the source.
     #[error("error while reading block status at offset {}: {}", .0.offset, .0.error)]
     Status(Unknown),
@@ -26,7 +26,7 @@ pub enum Fault {
     Read {
         /// Where, in bytes of the target.
         offset: u64,
-        /// Why.
+        /// The request's error that it was.
         error: IoError,
     },
     /// The target cannot be written.
@@ -34,7 +34,7 @@ pub enum Fault {
     Write {
         /// Where, in bytes of the target.
         offset: u64,
-        /// Why.
+        /// The request's error that it was.
         error: IoError,
     },
 }
@@ -57,20 +57,20 @@ pub struct Way {
 
 /// A copy of sources to a target.
 pub struct Copy<'a> {
-    /// What is copied.
+    /// What is copied, and by what pieces.
     pub shape: &'a Shape,
     /// The handle to write the target by.
     pub target: &'a Client,
     /// How that is done.
     pub way: Way,
     /// How fast the target may be written.
-    pub pace: Pace,
+    pub pace: CopyPace,
     /// Told of each sector that could not be read, and counts as zeroes.
     pub warn: &'a dyn Fn(&str),
     /// Told of each piece that has something to be done.
     pub begins: &'a dyn Fn(Piece),
     /// Memory that is used again.
-    pub pool: Pool,
+    pub pool: BufferPool,
 }
 
 /// A piece that was read.
@@ -98,12 +98,12 @@ impl Copy<'_> {
     ///
     /// # Errors
     /// The first fault. What was under way then goes on by itself.
-    pub async fn run(&self) -> Result<(), Fault> {
-        let warn = |unknown: Unknown| (self.warn)(&Fault::Status(unknown).to_string());
+    pub async fn run(&self) -> Result<(), CopyFault> {
+        let warn = |unknown: Unknown| (self.warn)(&CopyFault::Status(unknown).to_string());
         let scan = Scan::new(self.shape, &warn);
         let offload = self.way.offload.map(|_| Offload::new(true));
         let pieces = try_unfold(scan, |mut scan| async move {
-            let piece = scan.next().await.map_err(Fault::Status)?;
+            let piece = scan.next().await.map_err(CopyFault::Status)?;
             Ok(piece.map(|piece| (piece, scan)))
         });
         let pieces = pieces.try_filter(|piece| ready(self.is_work(piece.kind)));
@@ -135,7 +135,7 @@ impl Copy<'_> {
         self.way.sparse.is_none()
     }
 
-    async fn load(&self, piece: Piece, offload: Option<&Offload>) -> Result<Loaded, Fault> {
+    async fn load(&self, piece: Piece, offload: Option<&Offload>) -> Result<Loaded, CopyFault> {
         let is_copied_below = offload.is_some_and(Offload::is_on);
         let bytes = match piece.kind {
             Kind::Data if !is_copied_below => Some(self.read(piece.range).await?),
@@ -145,15 +145,15 @@ impl Copy<'_> {
     }
 
     /// The bytes of a range of the target, from all sources that it touches.
-    async fn read(&self, range: Range) -> Result<Buffers, Fault> {
-        let failed = |offset| move |error| Fault::Read { offset, error };
+    async fn read(&self, range: Range) -> Result<Buffers, CopyFault> {
+        let failed = |offset| move |error| CopyFault::Read { offset, error };
         let len = usize::try_from(range.len()).map_err(|_| failed(range.offset())(IoError::Invalid))?;
         let mut room = self.pool.take(len).map_err(failed(range.offset()))?;
         let mut bytes = Buffers::new();
         let mut rest = range;
         while !rest.is_empty() {
             let at = rest.offset();
-            let (_, source) = self.shape.source_at(at).ok_or(Fault::Read {
+            let (_, source) = self.shape.source_at(at).ok_or(CopyFault::Read {
                 offset: at,
                 error: IoError::OutOfRange,
             })?;
@@ -200,7 +200,7 @@ impl Copy<'_> {
         Ok(whole)
     }
 
-    async fn store(&self, loaded: Loaded, offload: Option<&Offload>) -> Result<(), Fault> {
+    async fn store(&self, loaded: Loaded, offload: Option<&Offload>) -> Result<(), CopyFault> {
         let Loaded { piece, bytes } = loaded;
         self.pace.pass(piece.range.len()).await;
         let bytes = match (piece.kind, bytes) {
@@ -237,16 +237,16 @@ impl Copy<'_> {
         }
     }
 
-    async fn write_zeroes_as_data(&self, range: Range) -> Result<(), Fault> {
+    async fn write_zeroes_as_data(&self, range: Range) -> Result<(), CopyFault> {
         let offset = range.offset();
         let room = self.pool.take(range.len() as usize);
-        let mut room = room.map_err(|error| Fault::Write { offset, error })?;
+        let mut room = room.map_err(|error| CopyFault::Write { offset, error })?;
         room.fill_zero(0..room.len());
         self.write(offset, room).await
     }
 
     /// Writes the runs that have data, and makes the others read as zeroes.
-    async fn write_runs(&self, range: Range, bytes: Buffers, sparse: Sparse) -> Result<(), Fault> {
+    async fn write_runs(&self, range: Range, bytes: Buffers, sparse: Sparse) -> Result<(), CopyFault> {
         let offset = range.offset();
         let mut rest = Buffers::from(bytes.into_single());
         let runs = rest
@@ -269,25 +269,25 @@ impl Copy<'_> {
         Ok(())
     }
 
-    async fn write(&self, offset: u64, bytes: Buffers) -> Result<(), Fault> {
+    async fn write(&self, offset: u64, bytes: Buffers) -> Result<(), CopyFault> {
         let len = bytes.len();
         let bytes = self.write_part(offset, bytes).await?;
         self.pool.give_back(bytes, len);
         Ok(())
     }
 
-    async fn write_part(&self, offset: u64, bytes: Buffers) -> Result<Buffers, Fault> {
+    async fn write_part(&self, offset: u64, bytes: Buffers) -> Result<Buffers, CopyFault> {
         let mut flags = RequestFlags::empty();
         flags.set(RequestFlags::WRITE_COMPRESSED, self.way.compresses);
         let (result, bytes) = self.target.write(offset, bytes, flags).await;
         match result {
             Ok(()) => Ok(bytes),
-            Err(error) => Err(Fault::Write { offset, error }),
+            Err(error) => Err(CopyFault::Write { offset, error }),
         }
     }
 
     /// Makes a range of the target read as zeroes, if it does not yet.
-    async fn zero(&self, range: Range) -> Result<(), Fault> {
+    async fn zero(&self, range: Range) -> Result<(), CopyFault> {
         if self.way.has_zero_init {
             return Ok(());
         }
@@ -295,6 +295,6 @@ impl Copy<'_> {
         self.target
             .write_zeroes(offset, range.len(), RequestFlags::MAY_UNMAP)
             .await
-            .map_err(|error| Fault::Write { offset, error })
+            .map_err(|error| CopyFault::Write { offset, error })
     }
 }

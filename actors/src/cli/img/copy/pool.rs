@@ -11,9 +11,9 @@ const ALIGNMENT: usize = 4096;
 
 /// Buffers that are not in use.
 #[derive(Default)]
-pub struct Pool(RefCell<Vec<Buffer>>);
+pub struct BufferPool(RefCell<Vec<Buffer>>);
 
-impl Pool {
+impl BufferPool {
     /// Memory for so many bytes, with anything in it.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ impl Source {
 pub enum Kind {
     /// Bytes that have to be read.
     Data,
-    /// Zeroes.
+    /// It is known to be zeroes.
     Zero,
     /// What the target shows there already, as its backing image does.
     Backing,
@@ -51,7 +51,7 @@ pub enum Kind {
 pub struct Piece {
     /// Its place in the target.
     pub range: Range,
-    /// What is there.
+    /// What there is in it.
     pub kind: Kind,
 }
 
@@ -91,7 +91,7 @@ impl Shape {
 pub struct Unknown {
     /// Where, in bytes of the source.
     pub offset: u64,
-    /// Why.
+    /// The request's error that it was.
     pub error: IoError,
 }
 

@@ -8,8 +8,8 @@ use futures_util::stream::{TryStreamExt, try_unfold};
 use millpond_messages::{IoError, IoResult, NodeId, Range, RequestFlags, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
-use crate::cli::img::copy::Pool;
-use crate::cli::img::progress::Progress;
+use crate::cli::img::copy::BufferPool;
+use crate::cli::img::progress::ShownProgress;
 use crate::cli::tool::Failure;
 use crate::node::Client;
 
@@ -50,7 +50,7 @@ pub struct Differences {
 /// The steps by which progress is told. They are QEMU's: each piece that is looked at counts as a whole one, however short it
 /// is.
 struct Steps<'a> {
-    progress: &'a Progress,
+    progress: &'a ShownProgress,
     /// What a step is worth, in percent.
     worth: f32,
     /// What has been counted.
@@ -58,7 +58,7 @@ struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    fn new(length: u64, progress: &'a Progress) -> Self {
+    fn new(length: u64, progress: &'a ShownProgress) -> Self {
         let steps = length / length.clamp(1, PIECE);
         Self {
             progress,
@@ -87,8 +87,8 @@ impl Differences {
     ///
     /// # Errors
     /// An image cannot be read, or the overlay not written.
-    pub async fn write(&self, progress: &Progress) -> Result<(), Failure> {
-        let pool = Pool::default();
+    pub async fn write(&self, progress: &ShownProgress) -> Result<(), Failure> {
+        let pool = BufferPool::default();
         let told = Steps::new(self.length, progress);
         let parts = try_unfold(0, |offset| self.next(offset, &told));
         parts
@@ -164,7 +164,7 @@ impl Differences {
     }
 
     /// Writes what of a part is not the same in both images, as the old one has it.
-    async fn settle(&self, part: Range, pool: &Pool) -> Result<(), Failure> {
+    async fn settle(&self, part: Range, pool: &BufferPool) -> Result<(), Failure> {
         let old = read(self.old.as_ref(), part, pool);
         let new = read(self.new.as_ref(), part, pool);
         let (old, new) = join(old, new).await;
@@ -222,7 +222,7 @@ async fn zeroes(below: Option<&Below>, rest: Range) -> IoResult<u64> {
 }
 
 /// The bytes of a range of an image, which are zeroes behind its end.
-async fn read(below: Option<&Below>, range: Range, pool: &Pool) -> IoResult<Buffers> {
+async fn read(below: Option<&Below>, range: Range, pool: &BufferPool) -> IoResult<Buffers> {
     let mut room = pool.take(range.len() as usize)?;
     let there = below.map_or(0, |below| below.length.saturating_sub(range.offset()));
     let mut behind = room.split_off(there.min(range.len()) as usize);

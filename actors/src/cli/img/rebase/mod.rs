@@ -5,7 +5,7 @@ mod differences;
 use std::process::ExitCode;
 
 use millpond_messages::graph::{
-    DescribeImage, FindBackingImage, FindRoot, NodeFacts, RootRequest, RootUser, StoreBackingFile,
+    DescribeImage, EditForJob, FindBackingImage, FindRoot, JobEdit, NodeFacts, RootRequest, RootUser,
 };
 use millpond_messages::path::full_backing_filename;
 use millpond_messages::{IoError, NodeId, OpenFlags, Permissions};
@@ -13,7 +13,7 @@ use millpond_messages::{IoError, NodeId, OpenFlags, Permissions};
 use self::differences::{Below, Differences};
 use super::chain::chain_of;
 use super::options::{cut, explain};
-use super::progress::Progress;
+use super::progress::ShownProgress;
 use crate::cli::getopt::Row;
 use crate::cli::tool::{Failure, ImageName, Program, Tool, read_cache};
 use crate::node::Client;
@@ -130,7 +130,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
 }
 
 async fn rebase(tool: &Tool<'_>, plan: &mut Plan) -> Result<ExitCode, Failure> {
-    let progress = Progress::new(plan.shows_progress);
+    let progress = ShownProgress::new(plan.shows_progress);
     let mode = |mode: &str, what: &str| {
         read_cache(mode).ok_or_else(|| Failure::new(format!("Invalid {what} option: {mode}")))
     };
@@ -264,11 +264,11 @@ async fn record(tool: &Tool<'_>, plan: &Plan, overlay: &NodeFacts) -> Result<(),
     if backing.is_some() && plan.backing_format.is_none() && overlay.driver == "qcow2" {
         return Err(told("backing format must be specified"));
     }
-    let stored = tool.graph().ask(StoreBackingFile {
+    let stored = tool.graph().ask(EditForJob(JobEdit::StoreBacking {
         node_name: overlay.name.clone(),
         backing_format: backing.as_ref().and(plan.backing_format.clone()),
         backing_file: backing,
-    });
+    }));
     stored
         .await
         .map_err(|error| match IoError::from_errno(error.errno()) {
