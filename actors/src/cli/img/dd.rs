@@ -66,7 +66,7 @@ const SPARSE: Sparse = Sparse {
     alignment: 8,
 };
 
-/// The operands.
+/// What the operands ask for.
 #[derive(Default)]
 struct Operands {
     input: Option<String>,
