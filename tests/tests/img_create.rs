@@ -252,3 +252,25 @@ fn encrypted_images_are_made_and_refused_as_qemu_does() {
         same_images("qcow2", &[&format!("{secret} {options} x 1M")]);
     }
 }
+
+#[test]
+fn space_is_reserved_for_all_of_the_disk_whatever_size_clusters_have() {
+    let both = Both::new();
+    for cluster in ["512", "4k", "64k"] {
+        for mode in ["falloc", "full"] {
+            let line =
+                format!("qemu-img create -q -f qcow2 -o preallocation={mode},cluster_size={cluster} x 3M");
+            both.same(&line);
+            let taken = |folder: std::path::PathBuf| {
+                let image = std::fs::metadata(folder.join("x")).expect("an image");
+                512 * std::os::unix::fs::MetadataExt::blocks(&image)
+            };
+            let (ours, theirs) = (taken(both.ours()), taken(both.theirs()));
+            assert!(
+                ours >= 3 << 20,
+                "{mode}, clusters of {cluster}: {ours} bytes, QEMU's has {theirs}"
+            );
+            both.assert_same_image("qcow2", "x");
+        }
+    }
+}

@@ -430,12 +430,7 @@ impl Liar {
     }
 
     fn answer(&mut self, option: u32, kind: u32, payload: &[u8]) -> io::Result<()> {
-        let mut bytes = OPTION_REPLY_MAGIC.to_be_bytes().to_vec();
-        bytes.extend(option.to_be_bytes());
-        bytes.extend(kind.to_be_bytes());
-        bytes.extend((payload.len() as u32).to_be_bytes());
-        bytes.extend(payload);
-        self.stream.write_all(&bytes)
+        self.stream.write_all(&answer(option, kind, payload))
     }
 
     fn negotiate(&mut self) -> io::Result<()> {
@@ -553,4 +548,143 @@ fn a_server_that_says_nothing_can_be_given_up() {
     daemon.wait();
     assert!(begun.elapsed() < PATIENCE - Duration::from_secs(1));
     silent.join().expect("no panic");
+}
+
+fn answer(option: u32, kind: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = OPTION_REPLY_MAGIC.to_be_bytes().to_vec();
+    bytes.extend(option.to_be_bytes());
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend((payload.len() as u32).to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// The description of an export of this length.
+fn described(size: u64) -> Vec<u8> {
+    let mut info = INFO_EXPORT.to_be_bytes().to_vec();
+    info.extend(size.to_be_bytes());
+    info.extend(TRANSMISSION_HAS_FLAGS.to_be_bytes());
+    answer(OPT_GO, REP_INFO, &info)
+}
+
+/// An export that is described, with these sizes of blocks.
+fn blocks(sizes: [u32; 3]) -> Vec<u8> {
+    let mut info = INFO_BLOCK_SIZE.to_be_bytes().to_vec();
+    sizes.iter().for_each(|size| info.extend(size.to_be_bytes()));
+    [
+        described(SIZE),
+        answer(OPT_GO, REP_INFO, &info),
+        answer(OPT_GO, REP_ACK, &[]),
+    ]
+    .concat()
+}
+
+fn context(name: &str) -> Vec<u8> {
+    let payload = [&7_u32.to_be_bytes(), name.as_bytes()].concat();
+    answer(OPT_SET_META_CONTEXT, REP_META_CONTEXT, &payload)
+}
+
+/// Tales that a server tells in the negotiation: the option that it answers so, 0 for its first words.
+const TALES: &[(&str, u32, fn() -> Vec<u8>)] = &[
+    ("wrong first words", 0, || vec![0x55; 18]),
+    ("half its first words", 0, || MAGIC.to_be_bytes().to_vec()),
+    ("words of no negotiation", 0, || {
+        [MAGIC.to_be_bytes(), [7; 8]].concat()
+    }),
+    ("an answer with a wrong magic", OPT_EXTENDED_HEADERS, || {
+        vec![0; 20]
+    }),
+    ("an answer to another option", OPT_EXTENDED_HEADERS, || {
+        answer(OPT_LIST, REP_ACK, &[])
+    }),
+    ("half an answer", OPT_STRUCTURED_REPLY, || {
+        answer(OPT_STRUCTURED_REPLY, REP_ACK, &[])[..7].to_vec()
+    }),
+    ("an endless answer", OPT_EXTENDED_HEADERS, || {
+        let mut bytes = answer(OPT_EXTENDED_HEADERS, REP_ERR_UNSUP, &[]);
+        bytes.splice(16.., u32::MAX.to_be_bytes());
+        bytes
+    }),
+    ("an answer that answers nothing", OPT_STRUCTURED_REPLY, || {
+        answer(OPT_STRUCTURED_REPLY, REP_SERVER, &[])
+    }),
+    ("a context that nobody asked for", OPT_SET_META_CONTEXT, || {
+        context("base:other")
+    }),
+    ("a context twice", OPT_SET_META_CONTEXT, || {
+        [context("base:allocation"), context("base:allocation")].concat()
+    }),
+    ("contexts without end", OPT_SET_META_CONTEXT, || {
+        answer(OPT_SET_META_CONTEXT, REP_INFO, &[])
+    }),
+    ("no description", OPT_GO, || answer(OPT_GO, REP_ACK, &[])),
+    ("a description of a wrong length", OPT_GO, || {
+        answer(OPT_GO, REP_INFO, &[0; 5])
+    }),
+    ("an empty description", OPT_GO, || answer(OPT_GO, REP_INFO, &[])),
+    ("descriptions without end", OPT_GO, || {
+        described(SIZE).repeat(1000)
+    }),
+    ("a length that no disk has", OPT_GO, || {
+        [described(u64::MAX), answer(OPT_GO, REP_ACK, &[])].concat()
+    }),
+    ("blocks of three bytes", OPT_GO, || blocks([3, 4096, MIB as u32])),
+    ("blocks of nothing", OPT_GO, || blocks([0, 0, 0])),
+    ("blocks that are too large", OPT_GO, || {
+        blocks([MIB as u32, MIB as u32, 32 * MIB as u32])
+    }),
+    ("blocks larger than the largest", OPT_GO, || {
+        blocks([4096, 4096, 512])
+    }),
+    ("a preference below the least", OPT_GO, || {
+        blocks([4096, 512, MIB as u32])
+    }),
+];
+
+/// Agrees with a client up to the tale, tells that, and says no more.
+fn tell(stream: UnixStream, told: u32, tale: fn() -> Vec<u8>) -> io::Result<()> {
+    let mut liar = Liar { stream, lie: None };
+    if told == 0 {
+        liar.stream.write_all(&tale())?;
+        return Ok(());
+    }
+    let mut hello = [MAGIC.to_be_bytes(), OPTION_MAGIC.to_be_bytes()].concat();
+    hello.extend((FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES).to_be_bytes());
+    liar.stream.write_all(&hello)?;
+    liar.bytes::<4>()?;
+    loop {
+        liar.bytes::<8>()?;
+        let option = u32::from_be_bytes(liar.bytes()?);
+        let len = u32::from_be_bytes(liar.bytes()?);
+        let mut payload = vec![0; len as usize];
+        liar.stream.read_exact(&mut payload)?;
+        match option {
+            _ if option == told => return liar.stream.write_all(&tale()),
+            OPT_STRUCTURED_REPLY => liar.answer(option, REP_ACK, &[])?,
+            other => liar.answer(other, REP_ERR_UNSUP, &[])?,
+        }
+    }
+}
+
+#[test]
+fn what_a_server_may_not_say_in_the_negotiation_ends_an_open() {
+    let dir = scratch();
+    let mut daemon = daemon().start();
+    for (name, told, tale) in TALES {
+        let socket = dir.path().join(name.replace(' ', "-"));
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let server = thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client");
+            // A client that has had enough hangs up.
+            drop(tell(stream, *told, *tale));
+        });
+        let refused = daemon
+            .qmp
+            .refused("blockdev-add", disk(&socket, &json!({"read-only": true})));
+        assert!(!refused.desc.is_empty(), "{name}");
+        server.join().expect("no panic");
+        daemon.assert_running();
+    }
+    assert_eq!(daemon.qmp.ok("query-named-block-nodes", json!({})), json!([]));
+    daemon.quit();
 }

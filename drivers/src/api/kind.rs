@@ -193,6 +193,11 @@ pub trait DriverKind: Send + Sync + 'static {
         &[]
     }
 
+    /// Its nodes are what other machines have, or other programs: an image that names such a node does not have it opened.
+    fn reaches_out(&self) -> bool {
+        false
+    }
+
     /// A protocol stores bytes itself and has no `file` child.
     fn is_protocol(&self) -> bool;
 

@@ -63,7 +63,8 @@ impl Repair {
     }
 }
 
-/// The log's target for what a check finds, a message a fault in the words of QEMU's tool, which prints each as it is.
+/// The log's target for what is found wrong with images, by checks and by requests: a message a fault, in the words of QEMU's
+/// tools, which print each as it is.
 pub const FINDINGS: &str = "millpond::check";
 
 /// What a check of an image found and mended.

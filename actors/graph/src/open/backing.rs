@@ -31,11 +31,11 @@ pub async fn open_chain(
     transaction: &mut Transaction,
     top: NodeId,
     backing: Backing,
-    depth: usize,
+    above: Inherited,
 ) -> Result<()> {
     let mut chain = vec![top];
     let mut names = HashSet::new();
-    let end = walk(transaction, &mut chain, &mut names, backing, depth).await;
+    let end = walk(transaction, &mut chain, &mut names, backing, above).await;
     if let Err(error) = end {
         let prefix = "Could not open backing file: ".repeat(chain.len());
         let context = format!("{prefix}{error}");
@@ -55,8 +55,10 @@ async fn walk(
     chain: &mut Vec<NodeId>,
     names: &mut HashSet<String>,
     mut backing: Backing,
-    depth: usize,
+    above: Inherited,
 ) -> Result<()> {
+    // What a name in an image stands for may say what is behind it too.
+    let mut is_named_by_image = above.is_named_by_image;
     loop {
         let Some(overlay) = chain.last().copied() else {
             return Ok(());
@@ -64,12 +66,14 @@ async fn walk(
         let common = inherited(&transaction.world, overlay)?;
         let base = Inherited {
             common,
-            depth: depth + 1,
+            depth: above.depth + 1,
+            is_named_by_image,
             ..Inherited::default()
         };
         match backing {
             Backing::None => return Ok(()),
             Backing::Explicit(Value::Object(options)) if needs_stored_name(&transaction.world, &options) => {
+                is_named_by_image = true;
                 let (node, next) = open_named(transaction, overlay, names, options, base).await?;
                 tree::note_inheritance(&transaction.world, Some(node), overlay);
                 chain.push(node);
@@ -86,6 +90,7 @@ async fn walk(
                 return Ok(());
             }
             Backing::Implicit => {
+                is_named_by_image = true;
                 let (node, next) = open_named(transaction, overlay, names, Options::new(), base).await?;
                 tree::note_inheritance(&transaction.world, Some(node), overlay);
                 transaction.world.graph(|graph| {
@@ -164,6 +169,7 @@ async fn open_named(
     let options = image::named(&world, &filename, options, false)?;
     let base = Inherited {
         unchecked: true,
+        is_named_by_image: true,
         ..base
     };
     tree::open_one(transaction, options, base).await

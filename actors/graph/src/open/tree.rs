@@ -43,6 +43,8 @@ pub struct Inherited {
     pub file: Option<NodeId>,
     /// The options come from a filename: no schema says what must be in them.
     pub unchecked: bool,
+    /// An image has named it, and no user: what it names does not reach out of this machine.
+    pub is_named_by_image: bool,
 }
 
 impl Inherited {
@@ -82,7 +84,7 @@ pub fn open_tree<'a>(
 ) -> Pin<Box<dyn Future<Output = Result<NodeId>> + 'a>> {
     Box::pin(async move {
         let (top, backing) = open_one(transaction, options, base).await?;
-        backing::open_chain(transaction, top, backing, base.depth).await?;
+        backing::open_chain(transaction, top, backing, base).await?;
         Ok(top)
     })
 }
@@ -175,6 +177,13 @@ async fn choose_driver(transaction: &mut Transaction, options: Options, base: In
         common.read_only,
         base.unchecked,
     )?;
+    if base.is_named_by_image && kind.reaches_out() {
+        let text = format!(
+            "An image names what driver '{}' would reach out for: that is opened only if options name it",
+            kind.name()
+        );
+        return Err(Error::new(ErrorKind::Permission, text));
+    }
     Ok(NewNode {
         kind,
         parsed,

@@ -3,7 +3,7 @@
 use super::options::{cut, explain};
 use super::output::{OutputForm, print_json};
 use crate::cli::getopt::Row;
-use crate::cli::tool::{Failure, ImageName, Program, Tool, print, read_cache, tell_findings};
+use crate::cli::tool::{Failure, ImageName, Program, Tool, print, read_cache};
 use millpond_messages::graph::{CheckImage, FindRoot};
 use millpond_messages::qapi::Object;
 use millpond_messages::{CheckResult, Error, ErrorKind, OpenFlags, Repair};
@@ -126,7 +126,6 @@ fn repair(program: Program<'_>, word: &str) -> Result<Repair, Failure> {
 }
 
 async fn check(tool: &Tool<'_>, plan: &Plan) -> Result<ExitCode, Failure> {
-    tell_findings();
     let client = tool.open(&plan.image).await?;
     let node = tool.graph().ask(FindRoot(client.root())).await?;
     let request = CheckImage {

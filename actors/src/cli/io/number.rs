@@ -1,11 +1,10 @@
 //! Numbers in commands: sizes, patterns and milliseconds, each refused in the words of QEMU's tool.
 
-use millpond_messages::qapi::parse_size;
+use crate::cli::tool::LARGEST;
+use millpond_messages::qapi::{is_size_out_of_range, parse_size};
 
 /// What may stand before a number, as C has it.
 const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
-/// The largest size that a command takes.
-const LARGEST: u64 = i64::MAX as u64;
 
 /// A size in bytes, with a suffix or without.
 ///
@@ -15,57 +14,12 @@ pub fn size(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}");
     let large = || format!("Parsing error: argument too large -- {text}");
-    let unblanked = text.trim_start_matches(BLANKS);
-    if let Some(digits) = unblanked.strip_prefix('-') {
-        return Err(if digits.starts_with(|digit: char| digit.is_ascii_digit()) {
-            large()
-        } else {
-            wrong()
-        });
-    }
-    let plain = unblanked.strip_prefix('+').unwrap_or(unblanked);
-    // A number may begin with its point, and must have a digit.
-    let whole = match plain.strip_prefix('.') {
-        Some(fraction) if fraction.starts_with(|digit: char| digit.is_ascii_digit()) => {
-            format!("0.{fraction}")
-        }
-        _ => plain.to_owned(),
-    };
-    // A fraction of nothing but zeroes is none.
-    let whole = match whole.split_once('.') {
-        Some((integer, zeroes)) if zeroes.bytes().all(|byte| byte == b'0') => integer.to_owned(),
-        _ => whole,
-    };
-    match parse_size(&whole) {
+    match parse_size(text) {
         Some(size) if size <= LARGEST => Ok(size),
         Some(_) => Err(large()),
-        None if is_too_long(&whole) => Err(large()),
+        None if is_size_out_of_range(text) => Err(large()),
         None => Err(wrong()),
     }
-}
-
-/// Whether what is no size would be one if it were smaller.
-fn is_too_long(text: &str) -> bool {
-    let is_hexadecimal = text.starts_with("0x") || text.starts_with("0X");
-    let (prefix, digits) = text.split_at(if is_hexadecimal { 2 } else { 0 });
-    let is_digit = |byte: u8| match is_hexadecimal {
-        true => byte.is_ascii_hexdigit(),
-        false => byte.is_ascii_digit(),
-    };
-    let count = digits.bytes().take_while(|&byte| is_digit(byte)).count();
-    let (digits, rest) = digits.split_at(count);
-    let Some(first) = digits.get(..1).filter(|_| digits.len() > 1 || !rest.is_empty()) else {
-        return false;
-    };
-    parse_size(&format!(
-        "{prefix}{first}{}",
-        if rest.is_empty() { "" } else { "B" }
-    ))
-    .is_some()
-        && [
-            "", "B", "b", "K", "k", "M", "m", "G", "g", "T", "t", "P", "p", "E", "e",
-        ]
-        .contains(&rest)
 }
 
 /// A byte to fill buffers with: a number as C writes it.

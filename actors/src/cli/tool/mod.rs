@@ -17,7 +17,6 @@ pub use failure::Failure;
 pub use number::{LARGEST, number, size_option};
 pub use open::{ImageName, read_cache, warn_of_raw};
 pub use pairs::read_pairs;
-pub use told::tell_findings;
 
 use super::objects;
 use super::runtime::{control_thread, start};
@@ -63,6 +62,7 @@ impl<'a> Tool<'a> {
         objects: &[String],
         work: impl AsyncFnOnce(&Tool<'a>) -> Result<ExitCode, Failure>,
     ) -> ExitCode {
+        told::tell_findings();
         let system = match control_thread() {
             Ok(system) => system,
             Err(why) => return Failure::new(why).tell(program),

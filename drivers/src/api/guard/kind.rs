@@ -112,6 +112,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.filename_prefixes()).unwrap_or_default()
     }
 
+    fn reaches_out(&self) -> bool {
+        self.run(|kind| kind.reaches_out()).unwrap_or(true)
+    }
+
     fn is_protocol(&self) -> bool {
         self.run(|kind| kind.is_protocol()).unwrap_or_default()
     }

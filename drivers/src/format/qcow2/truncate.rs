@@ -324,13 +324,22 @@ impl Qcow2 {
             offset += self
                 .run(move |state| state.preallocate_some(offset, new - offset))
                 .await?;
+            if of_file(mode) != Preallocation::Off {
+                // Before a table is written behind it: what the file has already gets no space any more.
+                self.reach_end(mode).await?;
+            }
         }
-        if geometry.external {
-            // The data file was made as long as the disk.
-            return Ok(());
-        }
-        let end = self.state.borrow().file_end;
-        if self.file.end().await? < end {
+        self.reach_end(mode).await
+    }
+
+    /// Makes the file as long as what is allocated in it.
+    async fn reach_end(&self, mode: Preallocation) -> IoResult<()> {
+        let (end, external) = {
+            let state = self.state.borrow();
+            (state.file_end, state.geometry.external)
+        };
+        // An external data file was made as long as the disk.
+        if !external && self.file.end().await? < end {
             self.file.truncate(end, of_file(mode)).await?;
         }
         Ok(())

@@ -62,6 +62,10 @@ impl DriverKind for NbdKind {
         &["nbd+tcp", "nbd+unix"]
     }
 
+    fn reaches_out(&self) -> bool {
+        true
+    }
+
     fn is_protocol(&self) -> bool {
         true
     }

@@ -88,6 +88,13 @@ pub fn is_size_out_of_range(text: &str) -> bool {
         Some(rest) => (rest, true),
         None => (text, false),
     };
+    let hexadecimal = unsigned
+        .strip_prefix("0x")
+        .or_else(|| unsigned.strip_prefix("0X"));
+    if let Some(digits) = hexadecimal {
+        let is_readable = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        return is_readable && (is_negative || parse_size(unsigned).is_none());
+    }
     let digits = unsigned.trim_start_matches(|c: char| c.is_ascii_digit());
     if digits.len() == unsigned.len() {
         return false;

@@ -156,9 +156,10 @@ impl Extensions {
 
     /// The name that the image gives to a feature bit.
     pub fn feature_name(&self, kind: FeatureType, bit: u8) -> Option<String> {
+        // The last name may end with the table.
         let entry = self
             .feature_names
-            .chunks_exact(FEATURE_ENTRY)
+            .chunks(FEATURE_ENTRY)
             .find(|entry| entry.first() == Some(&(kind as u8)) && entry.get(1) == Some(&bit))?;
         Some(String::from_utf8_lossy(text(entry.get(2..)?)).into_owned())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millpond_messages::{DebugEvent, IoError, IoResult};
+use millpond_messages::{DebugEvent, FINDINGS, IoError, IoResult};
 
 use crate::api::Notice;
 use crate::format::qcow2::header::CORRUPT;
@@ -130,6 +130,7 @@ impl Qcow2 {
             if !state.writable || state.broken {
                 if !was_reported {
                     tracing::error!(
+                        target: FINDINGS,
                         "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
                     );
                     state.notices.report(notice_of(&corruption, false));
@@ -137,6 +138,7 @@ impl Qcow2 {
                 return IoError::Corrupt;
             }
             tracing::error!(
+                target: FINDINGS,
                 "qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed"
             );
             state.notices.report(notice_of(&corruption, true));
