@@ -584,8 +584,11 @@ fn context(name: &str) -> Vec<u8> {
     answer(OPT_SET_META_CONTEXT, REP_META_CONTEXT, &payload)
 }
 
+/// What a server says in place of what it should.
+type Tale = fn() -> Vec<u8>;
+
 /// Tales that a server tells in the negotiation: the option that it answers so, 0 for its first words.
-const TALES: &[(&str, u32, fn() -> Vec<u8>)] = &[
+const TALES: &[(&str, u32, Tale)] = &[
     ("wrong first words", 0, || vec![0x55; 18]),
     ("half its first words", 0, || MAGIC.to_be_bytes().to_vec()),
     ("words of no negotiation", 0, || {
@@ -642,7 +645,7 @@ const TALES: &[(&str, u32, fn() -> Vec<u8>)] = &[
 ];
 
 /// Agrees with a client up to the tale, tells that, and says no more.
-fn tell(stream: UnixStream, told: u32, tale: fn() -> Vec<u8>) -> io::Result<()> {
+fn tell(stream: UnixStream, told: u32, tale: Tale) -> io::Result<()> {
     let mut liar = Liar { stream, lie: None };
     if told == 0 {
         liar.stream.write_all(&tale())?;
