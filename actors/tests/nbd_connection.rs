@@ -16,13 +16,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond::export::backend::ExportedNode;
-use millpond::export::nbd::handshake::{Contexts, Mode, Negotiated};
+use millpond::export::nbd::handshake::{Contexts, Negotiated};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::transmission::connection::{self, Arrival, End};
 use millpond::export::nbd::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::Begun;
 use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::nbd::Mode;
 use millpond_messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
 use millpond_ring::buffer::Buffers;
 

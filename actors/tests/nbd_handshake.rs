@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use millpond::export::nbd::handshake::{Handshake, Progress, Tls};
 use millpond::export::nbd::offer::Offer;
-use millpond::export::nbd::wire::{MAGIC_OPTION, option};
+use millpond_messages::nbd::{MAGIC_OPTION, option};
 
 /// A storage daemon to compare with, ended when dropped.
 struct Oracle {

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Progress, Tls};
+use millpond::export::nbd::handshake::{Contexts, Handshake, Progress, Tls};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::transmission::reply::{Extent, MAX_DATA_HEADER, To};
 use millpond::export::nbd::transmission::request::{
     Command, Header, Limits, MAX_STATUS_PAYLOAD, Verdict, WireError,
 };
-use millpond::export::nbd::wire::{MAGIC_OPTION, MAX_PAYLOAD};
 use millpond_messages::RequestFlags;
+use millpond_messages::nbd::{MAGIC_OPTION, MAX_PAYLOAD, Mode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

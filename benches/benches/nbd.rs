@@ -8,11 +8,11 @@ mod meter;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use millpond::export::nbd::handshake::{Contexts, Mode};
+use millpond::export::nbd::handshake::Contexts;
 use millpond::export::nbd::transmission::reply::{Extent, To};
 use millpond::export::nbd::transmission::request::{Header, Limits, WireError};
-use millpond::export::nbd::wire::{
-    CommandFlags, MAGIC_EXTENDED_REQUEST, MAGIC_REQUEST, TransmissionFlags, context,
+use millpond_messages::nbd::{
+    CommandFlags, MAGIC_EXTENDED_REQUEST, MAGIC_REQUEST, Mode, TransmissionFlags, context,
 };
 
 use meter::Meter;

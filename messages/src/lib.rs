@@ -9,6 +9,7 @@ pub mod error;
 pub mod graph;
 pub mod handshake;
 pub mod io;
+pub mod nbd;
 pub mod qapi;
 pub mod record;
 pub mod saved;

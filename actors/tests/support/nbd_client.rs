@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use millpond::export::nbd::wire::{MAGIC_OPTION, option, reply};
+use millpond_messages::nbd::{MAGIC_OPTION, option, reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 

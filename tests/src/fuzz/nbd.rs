@@ -16,18 +16,18 @@ use std::task::Poll;
 
 use futures_util::future::{LocalBoxFuture, pending};
 use millpond::export::backend::ExportedNode;
-use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Negotiated, Progress, Tls};
+use millpond::export::nbd::handshake::{Contexts, Handshake, Negotiated, Progress, Tls};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::transmission::connection::{self, Arrival};
 use millpond::export::nbd::transmission::request::{Header, Limits, Verdict};
-use millpond::export::nbd::wire::{
-    MAGIC_EXTENDED_REPLY, MAGIC_EXTENDED_REQUEST, MAGIC_OPTION, MAGIC_REQUEST, MAGIC_SIMPLE_REPLY,
-    MAGIC_STRUCTURED_REPLY, option,
-};
 use millpond::export::nbd::{MAX_SHARED, Pool};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::Begun;
 use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::nbd::{
+    MAGIC_EXTENDED_REPLY, MAGIC_EXTENDED_REQUEST, MAGIC_OPTION, MAGIC_REQUEST, MAGIC_SIMPLE_REPLY,
+    MAGIC_STRUCTURED_REPLY, Mode, option,
+};
 use millpond_messages::{BlockStatus, StatusFlags};
 use millpond_ring::buffer::Buffers;
 

@@ -3,8 +3,8 @@
 use super::negotiate::{self, Listed};
 use super::options::{DEFAULT_HOST, DEFAULT_PORT, Plan};
 use crate::cli::tool::{Failure, print};
-use crate::export::nbd::wire::TransmissionFlags;
 use millpond_messages::IoError;
+use millpond_messages::nbd::TransmissionFlags;
 use std::fmt::Write;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;

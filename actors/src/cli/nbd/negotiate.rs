@@ -1,15 +1,11 @@
 //! A client's part of the NBD handshake, as far as it asks what there is and chooses nothing.
 
-use crate::export::nbd::wire::{
-    Cursor, HandshakeFlags, MAGIC_OPTION, MAGIC_OPTION_REPLY, MAGIC_SERVER, TransmissionFlags, info, option,
-    reply,
+use millpond_messages::nbd::{
+    Cursor, HandshakeFlags, MAGIC_OLD, MAGIC_OPTION, MAGIC_OPTION_REPLY, MAGIC_SERVER, PADDING,
+    TransmissionFlags, info, option, reply,
 };
 use std::io::{self, Read, Write};
 
-/// The magic of servers that offer one export and negotiate nothing.
-const MAGIC_OLD: u64 = 0x0000_4202_8186_1253;
-/// Zeroes behind what such a server tells.
-const OLD_PADDING: usize = 124;
 /// The most bytes of one reply: texts of two of the protocol's strings, and some numbers.
 const LONGEST_REPLY: u32 = 3 * 4096;
 /// The most exports that are asked about.
@@ -119,7 +115,7 @@ fn old(stream: &mut impl Read) -> Result<Listed, ListError> {
     let size = u64::from_be_bytes(take(stream, "export length")?);
     // Transmission flags are in the lower half.
     let flags = u32::from_be_bytes(take(stream, "export flags")?) & 0xffff;
-    take::<OLD_PADDING>(stream, "reserved block")?;
+    take::<PADDING>(stream, "reserved block")?;
     Ok(Listed {
         size,
         flags: TransmissionFlags::from_bits_retain(u16::try_from(flags).unwrap_or(0)),
@@ -220,7 +216,7 @@ fn contexts<S: Read + Write>(stream: &mut S, name: &str) -> Result<Vec<String>, 
 }
 
 fn is_error(kind: u32) -> bool {
-    kind & (1 << 31) != 0
+    kind & reply::ERROR != 0
 }
 
 /// A text with its length before it.

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::Mail;
+use millpond_messages::nbd::Mode;
 use millpond_ring::Fd;
 use rustix::net::{Shutdown, shutdown};
 
-use super::handshake::{Contexts, Mode};
+use super::handshake::Contexts;
 use super::peer::peer;
 use super::transmission::connection::Closing;
 

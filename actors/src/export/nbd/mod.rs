@@ -23,6 +23,5 @@ mod secure;
 pub(super) mod server;
 pub mod transmission;
 pub mod transport;
-pub mod wire;
 
 pub use transmission::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};

@@ -1,9 +1,9 @@
 //! What the server tells clients of an export before any of its data moves.
 
+use millpond_messages::nbd::TransmissionFlags;
 use std::sync::Arc;
 
 pub use super::dirty::OfferedBitmap;
-use super::wire::TransmissionFlags;
 
 /// An export as clients see it. It does not change while the export lives.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,13 +3,13 @@
 use futures_util::future::join_all;
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::Mail;
+use millpond_messages::nbd::Mode;
 use millpond_messages::saved::{
     SavedConnection, SavedExportKind, SavedNbdExport, SavedNbdServer, SavedReplies, SavedStanding,
 };
 use millpond_messages::{BitmapId, NodeId, Result};
 
 use super::connections::{Choice, Connected, ConnectionId};
-use super::handshake::Mode;
 use super::listen::Listener;
 use super::offer::{Offer, OfferedBitmap};
 use super::roll::look;

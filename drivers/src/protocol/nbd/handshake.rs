@@ -2,16 +2,18 @@
 
 use std::io;
 
+use millpond_messages::nbd::{
+    Cursor, HandshakeFlags, MAGIC_OLD, MAGIC_OPTION, MAGIC_OPTION_REPLY, MAGIC_SERVER, MAX_PAYLOAD, Mode,
+    PADDING, TransmissionFlags, info, option, reply,
+};
 use millpond_messages::{Error, ErrorKind, IoError, Result};
 use millpond_ring::{Fd, Ring};
 
 use super::inbox::Inbox;
 use super::options::NbdOptions;
-use super::wire::{
-    ANSWER_HEADER, ANSWER_MAGIC, AnswerKind, ExportFlags, Framing, HandshakeOption, MAGIC, MAX_DATA,
-    OLD_MAGIC, OPTION_MAGIC, Refusal, u16_at, u32_at, u64_at,
-};
 
+/// Bytes of the head of an answer to an option.
+const ANSWER_HEADER: usize = 20;
 /// The longest answer to an option that is read, in bytes.
 const MAX_ANSWER: u32 = 16 << 10;
 /// The most answers to one option.
@@ -22,8 +24,8 @@ const MAX_ANSWERS: usize = 64;
 pub(super) struct Agreed {
     /// The length of the export in bytes.
     pub(super) size: u64,
-    pub(super) flags: ExportFlags,
-    pub(super) framing: Framing,
+    pub(super) flags: TransmissionFlags,
+    pub(super) mode: Mode,
     /// The number of the context of which block status can be asked.
     pub(super) context: Option<u32>,
     /// What offsets and lengths must be multiples of.
@@ -43,7 +45,8 @@ pub(super) struct Negotiation<'a> {
 
 /// An answer to an option.
 struct HandshakeAnswer {
-    kind: AnswerKind,
+    /// What it is: one of [`reply`].
+    kind: u32,
     bytes: Vec<u8>,
 }
 
@@ -68,12 +71,12 @@ impl Negotiation<'_> {
     /// # Errors
     /// The server speaks otherwise, or refuses.
     pub(super) async fn run(&mut self, options: &NbdOptions) -> Result<Agreed> {
-        if self.u64("magic").await? != MAGIC {
+        if self.u64("magic").await? != MAGIC_SERVER {
             return Err(wrong("Bad initial magic received"));
         }
         match self.u64("server magic").await? {
-            OPTION_MAGIC => self.newstyle(options).await,
-            OLD_MAGIC => self.oldstyle(options).await,
+            MAGIC_OPTION => self.newstyle(options).await,
+            MAGIC_OLD => self.oldstyle(options).await,
             _ => Err(wrong("Bad server magic received")),
         }
     }
@@ -81,98 +84,88 @@ impl Negotiation<'_> {
     /// Tells the server that no agreement comes of it.
     pub(super) async fn give_up(&mut self) {
         // It may be gone, or know no options.
-        drop(self.ask(HandshakeOption::Abort, &[]).await);
+        drop(self.ask(option::ABORT, &[]).await);
     }
 
     async fn oldstyle(&mut self, options: &NbdOptions) -> Result<Agreed> {
         if !options.export.is_empty() {
             return Err(wrong("Server does not support non-empty export names"));
         }
-        let bytes = self.bytes("export", 8 + 4 + 124).await?;
-        let (size, flags) = (u64_at(&bytes, 0), u32_at(&bytes, 8));
-        checked(Agreed {
-            flags: ExportFlags::from_bits_truncate(flags.unwrap_or(0) as u16),
-            ..Agreed::plain(size.unwrap_or(0), Framing::Simple)
-        })
+        let bytes = self.bytes("export", 8 + 4 + PADDING).await?;
+        let mut cursor = Cursor(&bytes);
+        let (size, flags) = (cursor.u64().unwrap_or(0), cursor.u32().unwrap_or(0));
+        // Those of the transmission are in the lower half.
+        checked(Agreed::plain(size, flags as u16))
     }
 
     async fn newstyle(&mut self, options: &NbdOptions) -> Result<Agreed> {
-        const FIXED: u16 = 1 << 0;
-        const NO_ZEROES: u16 = 1 << 1;
-        let offered = u16_at(&self.bytes("server flags", 2).await?, 0).unwrap_or(0);
-        let taken = offered & (FIXED | NO_ZEROES);
-        self.send(&u32::from(taken).to_be_bytes()).await?;
-        if taken & FIXED == 0 {
-            return self.export_name(options, taken & NO_ZEROES != 0).await;
+        let offered = self.bytes("server flags", 2).await?;
+        let offered = Cursor(&offered).u16().unwrap_or(0);
+        let taken = HandshakeFlags::from_bits_truncate(offered.into());
+        self.send(&taken.bits().to_be_bytes()).await?;
+        if !taken.contains(HandshakeFlags::FIXED_NEWSTYLE) {
+            return self.export_name(options, taken).await;
         }
-        let framing = if self.agree(HandshakeOption::ExtendedHeaders).await? {
-            Framing::Extended
-        } else if self.agree(HandshakeOption::StructuredReply).await? {
-            Framing::Structured
+        let mode = if self.agree(option::EXTENDED_HEADERS).await? {
+            Mode::Extended
+        } else if self.agree(option::STRUCTURED_REPLY).await? {
+            Mode::Structured
         } else {
-            Framing::Simple
+            Mode::Simple
         };
-        let context = match framing {
-            Framing::Simple => None,
+        let context = match mode {
+            Mode::Simple => None,
             _ => self.set_context(options).await?,
         };
         match self.go(options).await? {
             Some(agreed) => checked(Agreed {
-                framing,
+                mode,
                 context,
                 ..agreed
             }),
-            None => self.export_name(options, taken & NO_ZEROES != 0).await,
+            None => self.export_name(options, taken).await,
         }
     }
 
     /// Whether the server takes an option without data.
-    async fn agree(&mut self, option: HandshakeOption) -> Result<bool> {
-        self.ask(option, &[]).await?;
-        let answer = self.answer(option).await?;
+    async fn agree(&mut self, wanted: u32) -> Result<bool> {
+        self.ask(wanted, &[]).await?;
+        let answer = self.answer(wanted).await?;
         match answer.kind {
-            AnswerKind::Ack => Ok(true),
-            AnswerKind::Refused(Refusal::TlsRequired) => {
-                Err(refusal(Refusal::TlsRequired, option, &answer.bytes))
-            }
-            AnswerKind::Refused(_) => Ok(false),
+            reply::ACK => Ok(true),
+            reply::ERR_TLS_REQD => Err(refusal(wanted, &answer)),
+            kind if is_refusal(kind) => Ok(false),
             _ => Err(wrong("Unexpected reply to a negotiated option")),
         }
     }
 
     /// The number of the context of which block status will be asked, if the server has it.
     async fn set_context(&mut self, options: &NbdOptions) -> Result<Option<u32>> {
-        let mut data = Vec::new();
-        for text in [&options.export, &options.context] {
-            data.extend((text.len() as u32).to_be_bytes());
-            if std::ptr::eq(text, &options.export) {
-                data.extend(text.as_bytes());
-                data.extend(1_u32.to_be_bytes());
-            } else {
-                data.extend(text.as_bytes());
-            }
-        }
-        let option = HandshakeOption::SetMetaContext;
+        let mut data = sized(&options.export);
+        data.extend(1_u32.to_be_bytes());
+        data.extend(sized(&options.context));
+        let option = option::SET_META_CONTEXT;
         self.ask(option, &data).await?;
         let mut found = None;
         for _ in 0..MAX_ANSWERS {
             let answer = self.answer(option).await?;
             match answer.kind {
-                AnswerKind::Ack => {
+                reply::ACK => {
                     if found.is_none() && options.is_own_context {
                         let text = format!("requested x-dirty-bitmap {} not found", options.context);
                         return Err(wrong(text));
                     }
                     return Ok(found);
                 }
-                AnswerKind::MetaContext => {
-                    let name = answer.bytes.get(4..).unwrap_or_default();
-                    if name != options.context.as_bytes() || found.is_some() {
+                reply::META_CONTEXT => {
+                    let mut cursor = Cursor(&answer.bytes);
+                    let number = cursor.u32();
+                    if cursor.0 != options.context.as_bytes() || found.is_some() {
                         return Err(wrong("Server has sent a context that was not asked for"));
                     }
-                    found = u32_at(&answer.bytes, 0);
+                    found = number;
                 }
-                AnswerKind::Refused(_) => return Ok(None),
+                kind if is_refusal(kind) => return Ok(None),
                 _ => return Err(wrong("Unexpected reply to a list of contexts")),
             }
         }
@@ -181,40 +174,25 @@ impl Negotiation<'_> {
 
     /// Asks for the export; answers nothing where the server knows no such question.
     async fn go(&mut self, options: &NbdOptions) -> Result<Option<Agreed>> {
-        const BLOCK_SIZE: u16 = 3;
-        let option = HandshakeOption::Go;
-        let mut data = (options.export.len() as u32).to_be_bytes().to_vec();
-        data.extend(options.export.as_bytes());
+        let option = option::GO;
+        let mut data = sized(&options.export);
         data.extend(1_u16.to_be_bytes());
-        data.extend(BLOCK_SIZE.to_be_bytes());
+        data.extend(info::BLOCK_SIZE.to_be_bytes());
         self.ask(option, &data).await?;
-        let mut agreed = Agreed::plain(0, Framing::Simple);
+        let mut agreed = Agreed::plain(0, 0);
         let mut is_described = false;
         for _ in 0..MAX_ANSWERS {
             let answer = self.answer(option).await?;
-            let bytes = answer.bytes.as_slice();
             match answer.kind {
-                AnswerKind::Ack if is_described => return Ok(Some(agreed)),
-                AnswerKind::Ack => return Err(wrong("broken server omitted information about the export")),
-                AnswerKind::Info => match (u16_at(bytes, 0), bytes.len()) {
-                    (Some(0), 12) => {
-                        agreed.size = u64_at(bytes, 2).unwrap_or(0);
-                        agreed.flags = ExportFlags::from_bits_truncate(u16_at(bytes, 10).unwrap_or(0));
-                        is_described = true;
-                    }
-                    (Some(BLOCK_SIZE), 14) => {
-                        agreed.min_block = u32_at(bytes, 2).unwrap_or(0);
-                        agreed.preferred_block = u32_at(bytes, 6).unwrap_or(0);
-                        agreed.max_data = u32_at(bytes, 10).unwrap_or(0).min(MAX_DATA);
-                    }
-                    (Some(0 | BLOCK_SIZE) | None, _) => {
-                        return Err(wrong("Server has sent information of a wrong length"));
-                    }
-                    // Names and descriptions are of no use here.
-                    (Some(_), _) => {}
-                },
-                AnswerKind::Refused(Refusal::Unsupported) => return Ok(None),
-                AnswerKind::Refused(why) => return Err(refusal(why, option, bytes)),
+                reply::ACK if is_described => return Ok(Some(agreed)),
+                reply::ACK => return Err(wrong("broken server omitted information about the export")),
+                reply::INFO => {
+                    let learnt = agreed.learn(&answer.bytes);
+                    is_described |=
+                        learnt.ok_or_else(|| wrong("Server has sent information of a wrong length"))?;
+                }
+                reply::ERR_UNSUP => return Ok(None),
+                kind if is_refusal(kind) => return Err(refusal(option, &answer)),
                 _ => return Err(wrong("Unexpected reply to the request for an export")),
             }
         }
@@ -222,42 +200,41 @@ impl Negotiation<'_> {
     }
 
     /// The older way to choose an export, which ends the negotiation whatever the answer.
-    async fn export_name(&mut self, options: &NbdOptions, no_zeroes: bool) -> Result<Agreed> {
-        let option = HandshakeOption::ExportName;
-        self.ask(option, options.export.as_bytes()).await?;
-        let len = if no_zeroes { 10 } else { 10 + 124 };
-        let bytes = self.bytes("export length", len).await?;
-        let (size, flags) = (u64_at(&bytes, 0), u16_at(&bytes, 8));
-        checked(Agreed {
-            flags: ExportFlags::from_bits_truncate(flags.unwrap_or(0)),
-            ..Agreed::plain(size.unwrap_or(0), Framing::Simple)
-        })
+    async fn export_name(&mut self, options: &NbdOptions, taken: HandshakeFlags) -> Result<Agreed> {
+        self.ask(option::EXPORT_NAME, options.export.as_bytes()).await?;
+        let padding = match taken.contains(HandshakeFlags::NO_ZEROES) {
+            true => 0,
+            false => PADDING,
+        };
+        let bytes = self.bytes("export length", 8 + 2 + padding).await?;
+        let mut cursor = Cursor(&bytes);
+        let (size, flags) = (cursor.u64().unwrap_or(0), cursor.u16().unwrap_or(0));
+        checked(Agreed::plain(size, flags))
     }
 
-    async fn ask(&mut self, option: HandshakeOption, data: &[u8]) -> Result<()> {
-        let mut bytes = OPTION_MAGIC.to_be_bytes().to_vec();
-        bytes.extend((option as u32).to_be_bytes());
+    async fn ask(&mut self, wanted: u32, data: &[u8]) -> Result<()> {
+        let mut bytes = MAGIC_OPTION.to_be_bytes().to_vec();
+        bytes.extend(wanted.to_be_bytes());
         bytes.extend((data.len() as u32).to_be_bytes());
         bytes.extend(data);
         self.send(&bytes).await
     }
 
-    async fn answer(&mut self, option: HandshakeOption) -> Result<HandshakeAnswer> {
+    async fn answer(&mut self, wanted: u32) -> Result<HandshakeAnswer> {
         let head = self.bytes("option reply", ANSWER_HEADER).await?;
-        let len = u32_at(&head, 16).unwrap_or(u32::MAX);
-        if u64_at(&head, 0) != Some(ANSWER_MAGIC) {
+        let mut cursor = Cursor(&head);
+        if cursor.u64() != Some(MAGIC_OPTION_REPLY) {
             return Err(wrong("Unexpected option reply magic"));
         }
-        if u32_at(&head, 8) != Some(option as u32) {
+        if cursor.u32() != Some(wanted) {
             return Err(wrong("Unexpected option type"));
         }
+        let (kind, len) = (cursor.u32().unwrap_or(0), cursor.u32().unwrap_or(u32::MAX));
         if len > MAX_ANSWER {
             return Err(wrong(format!("Server has sent an option reply of {len} bytes")));
         }
-        Ok(HandshakeAnswer {
-            kind: AnswerKind::new(u32_at(&head, 12).unwrap_or(0)),
-            bytes: self.bytes("option reply", len as usize).await?,
-        })
+        let bytes = self.bytes("option reply", len as usize).await?;
+        Ok(HandshakeAnswer { kind, bytes })
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<()> {
@@ -275,22 +252,65 @@ impl Negotiation<'_> {
 
     async fn u64(&mut self, what: &str) -> Result<u64> {
         let bytes = self.bytes(what, 8).await?;
-        Ok(u64_at(&bytes, 0).unwrap_or(0))
+        Ok(Cursor(&bytes).u64().unwrap_or(0))
     }
 }
 
 impl Agreed {
-    const fn plain(size: u64, framing: Framing) -> Self {
+    const fn plain(size: u64, flags: u16) -> Self {
         Self {
             size,
-            flags: ExportFlags::empty(),
-            framing,
+            flags: used(flags),
+            mode: Mode::Simple,
             context: None,
             min_block: 1,
             preferred_block: 4096,
-            max_data: MAX_DATA,
+            max_data: MAX_PAYLOAD,
         }
     }
+
+    /// Takes a piece of information; answers whether that describes the export, and nothing where its length is wrong.
+    fn learn(&mut self, bytes: &[u8]) -> Option<bool> {
+        let mut cursor = Cursor(bytes);
+        let kind = cursor.u16()?;
+        match kind {
+            info::EXPORT => {
+                self.size = cursor.u64()?;
+                self.flags = used(cursor.u16()?);
+            }
+            info::BLOCK_SIZE => {
+                (self.min_block, self.preferred_block) = (cursor.u32()?, cursor.u32()?);
+                self.max_data = cursor.u32()?.min(MAX_PAYLOAD);
+            }
+            // Names and descriptions are of no use here.
+            _ => return Some(false),
+        }
+        cursor.0.is_empty().then_some(kind == info::EXPORT)
+    }
+}
+
+/// What a server says that it can do, as far as this client makes use of it: the rest may differ when it comes back.
+const fn used(flags: u16) -> TransmissionFlags {
+    TransmissionFlags::from_bits_truncate(flags).intersection(
+        TransmissionFlags::READ_ONLY
+            .union(TransmissionFlags::SEND_FLUSH)
+            .union(TransmissionFlags::SEND_FUA)
+            .union(TransmissionFlags::SEND_TRIM)
+            .union(TransmissionFlags::SEND_WRITE_ZEROES)
+            .union(TransmissionFlags::SEND_FAST_ZERO),
+    )
+}
+
+/// Whether an answer refuses an option.
+const fn is_refusal(kind: u32) -> bool {
+    kind & reply::ERROR != 0
+}
+
+/// A text with its length before it.
+fn sized(text: &str) -> Vec<u8> {
+    let mut bytes = (text.len() as u32).to_be_bytes().to_vec();
+    bytes.extend(text.as_bytes());
+    bytes
 }
 
 /// Refuses what no server may say.
@@ -320,33 +340,23 @@ fn checked(agreed: Agreed) -> Result<Agreed> {
     Ok(agreed)
 }
 
-fn refusal(why: Refusal, option: HandshakeOption, message: &[u8]) -> Error {
-    let number = option as u32;
-    let name = match option {
-        HandshakeOption::ExportName => "export name",
-        HandshakeOption::Abort => "abort",
-        HandshakeOption::Go => "go",
-        HandshakeOption::StructuredReply => "structured reply",
-        HandshakeOption::SetMetaContext => "set meta context",
-        HandshakeOption::ExtendedHeaders => "extended headers",
-    };
-    let text = match why {
-        Refusal::Unsupported => format!("Unsupported option type {number} ({name})"),
-        Refusal::Policy => format!("Denied by server for option {number} ({name})"),
-        Refusal::Invalid => format!("Invalid parameters for option {number} ({name})"),
-        Refusal::Platform => format!("Server lacks support for option {number} ({name})"),
-        Refusal::TlsRequired => format!("Server requires TLS for option {number} ({name})"),
-        Refusal::Unknown => "Requested export not available".to_owned(),
-        Refusal::ShuttingDown => format!("Server shutting down before option {number} ({name})"),
-        Refusal::BlockSizeRequired => format!("Server requires INFO_BLOCK_SIZE for option {number} ({name})"),
-        Refusal::TooBig | Refusal::Other => {
-            format!("Unknown error code when asking for option {number} ({name})")
-        }
+fn refusal(wanted: u32, answer: &HandshakeAnswer) -> Error {
+    let name = option::name(wanted);
+    let text = match answer.kind {
+        reply::ERR_UNSUP => format!("Unsupported option type {wanted} ({name})"),
+        reply::ERR_POLICY => format!("Denied by server for option {wanted} ({name})"),
+        reply::ERR_INVALID => format!("Invalid parameters for option {wanted} ({name})"),
+        reply::ERR_PLATFORM => format!("Server lacks support for option {wanted} ({name})"),
+        reply::ERR_TLS_REQD => format!("Server requires TLS for option {wanted} ({name})"),
+        reply::ERR_UNKNOWN => "Requested export not available".to_owned(),
+        reply::ERR_SHUTDOWN => format!("Server shutting down before option {wanted} ({name})"),
+        reply::ERR_BLOCK_SIZE_REQD => format!("Server requires INFO_BLOCK_SIZE for option {wanted} ({name})"),
+        _ => format!("Unknown error code when asking for option {wanted} ({name})"),
     };
     let error = Error::new(ErrorKind::InvalidArgument, text);
-    let message = String::from_utf8_lossy(message);
+    let message = String::from_utf8_lossy(&answer.bytes);
     let mut hints = Vec::new();
-    if why == Refusal::TlsRequired {
+    if answer.kind == reply::ERR_TLS_REQD {
         hints.push("Did you forget a valid tls-creds?".to_owned());
     }
     if !message.is_empty() {

@@ -15,6 +15,7 @@ use std::io;
 use std::task::{Poll, Waker};
 
 use futures_util::future::join;
+use millpond_messages::nbd::{CommandFlags, Cursor, command};
 use millpond_messages::{IoError, Range};
 use millpond_ring::buffer::Buffers;
 use millpond_ring::{Fd, Ring};
@@ -23,12 +24,12 @@ use slab::Slab;
 use super::handshake::Agreed;
 use super::inbox::Inbox;
 use super::reply::{Expected, Reply};
-use super::wire::{Command, CommandFlags, ReplyKind, Request, read_reply_head, reply_head_len, u32_at};
+use super::wire::{ReplyKind, Request, read_reply_head, reply_head_len};
 
 /// What a request is, but for its data.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    pub(super) command: Command,
+    pub(super) command: u16,
     pub(super) flags: CommandFlags,
     pub(super) range: Range,
 }
@@ -109,7 +110,7 @@ impl Link {
         let goodbye = self.request_bytes(
             0,
             Asked {
-                command: Command::Disconnect,
+                command: command::DISC,
                 flags: CommandFlags::empty(),
                 range: Range::between(0, 0),
             },
@@ -163,7 +164,7 @@ impl Link {
             len: asked.range.len(),
         };
         let mut bytes = Vec::with_capacity(32);
-        request.write(self.agreed.framing, &mut bytes);
+        request.write(self.agreed.mode, &mut bytes);
         bytes
     }
 
@@ -298,10 +299,9 @@ impl Reading<'_> {
             return Ok(());
         };
         let wrong = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
-        let magic = inbox.peek(&link.ring, 4).await?;
-        let magic = u32_at(magic, 0).unwrap_or(0);
+        let magic = Cursor(inbox.peek(&link.ring, 4).await?).u32().unwrap_or(0);
         let len =
-            reply_head_len(magic, link.agreed.framing).ok_or_else(|| wrong("a reply with a wrong magic"))?;
+            reply_head_len(magic, link.agreed.mode).ok_or_else(|| wrong("a reply with a wrong magic"))?;
         let head = read_reply_head(inbox.take(&link.ring, len).await?);
         let head = head.ok_or_else(|| wrong("a reply without a head"))?;
         let key = (head.cookie & u64::from(u32::MAX)) as usize;

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
+use millpond_messages::nbd::{CommandFlags, Mode, TransmissionFlags, command, state};
 use millpond_messages::{
     Error, ErrorKind, IoError, IoResult, Limits, OpenFlags, Range, RequestFlags, Result,
 };
@@ -36,7 +37,6 @@ use crate::api::{
 use options::{NbdOptions, parse_filename};
 use reply::Expected;
 use session::{Luggage, Session};
-use wire::{Command, CommandFlags, ExportFlags, Framing};
 
 /// The driver `nbd`, by name.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +83,7 @@ impl DriverKind for NbdKind {
             let options = NbdOptions::new(request.options)?;
             let session = Session::open(options, request.ring).await?;
             let mut flags = request.flags;
-            let is_read_only = session.agreed().flags.contains(ExportFlags::READ_ONLY);
+            let is_read_only = session.agreed().flags.contains(TransmissionFlags::READ_ONLY);
             if is_read_only && flags.contains(OpenFlags::RDWR) {
                 if !flags.contains(OpenFlags::AUTO_RDONLY) {
                     session.close().await;
@@ -107,11 +107,11 @@ struct Nbd {
 }
 
 impl Nbd {
-    fn has(&self, flags: ExportFlags) -> bool {
+    fn has(&self, flags: TransmissionFlags) -> bool {
         self.session.agreed().flags.contains(flags)
     }
 
-    async fn do_plain(&self, command: Command, flags: CommandFlags, range: Range) -> IoResult<()> {
+    async fn do_plain(&self, command: u16, flags: CommandFlags, range: Range) -> IoResult<()> {
         let asked = link::Asked {
             command,
             flags,
@@ -127,7 +127,7 @@ impl Nbd {
     async fn read_all(&self, offset: u64, buffers: Buffers) -> Transfer {
         let range = Range::between(offset, offset.saturating_add(buffers.len() as u64));
         let asked = link::Asked {
-            command: Command::Read,
+            command: command::READ,
             flags: CommandFlags::empty(),
             range,
         };
@@ -141,7 +141,7 @@ impl Nbd {
             false => CommandFlags::empty(),
         };
         let asked = link::Asked {
-            command: Command::Write,
+            command: command::WRITE,
             flags: fua,
             range,
         };
@@ -150,27 +150,24 @@ impl Nbd {
 
     /// What the server says of the beginning of a range; nothing where it cannot be asked.
     async fn status(&self, range: Range) -> IoResult<Option<Extent>> {
-        /// What a context says by its flags: nothing is allocated; it reads as zeroes.
-        const HOLE: u64 = 1 << 0;
-        const ZERO: u64 = 1 << 1;
         let Some(context) = self.session.agreed().context else {
             return Ok(None);
         };
         let min = u64::from(self.session.agreed().min_block);
-        let longest = match self.session.agreed().framing {
-            Framing::Extended => range.len(),
+        let longest = match self.session.agreed().mode {
+            Mode::Extended => range.len(),
             _ => range.len().min(u64::from(u32::MAX) / min * min),
         };
         let range = range.first(longest);
         let asked = link::Asked {
-            command: Command::BlockStatus,
+            command: command::BLOCK_STATUS,
             flags: CommandFlags::REQ_ONE,
             range,
         };
         let expected = || Expected::Status { context, range };
         let (reply, _) = self.session.request(asked, None, expected).await?;
         let (len, flags) = reply.into_status()?;
-        let at = match (flags & HOLE != 0, flags & ZERO != 0) {
+        let at = match (flags & state::HOLE != 0, flags & state::ZERO != 0) {
             (_, true) => At::Zero { reserved: None },
             (true, false) => At::Unallocated,
             (false, false) => At::Own,
@@ -186,9 +183,9 @@ impl Driver for Nbd {
             true => Ability::Native,
             false => otherwise,
         };
-        let longest = match agreed.framing {
-            Framing::Extended => 0,
-            _ => LONGEST.min(u64::from(u32::MAX)),
+        let longest = match agreed.mode {
+            Mode::Extended => 0,
+            _ => LONGEST,
         };
         Abilities {
             limits: Limits {
@@ -201,10 +198,10 @@ impl Driver for Nbd {
                 discard_alignment: agreed.min_block,
                 ..Limits::default()
             },
-            write_zeroes: native(ExportFlags::WRITE_ZEROES, Ability::Emulated),
-            zero_unmap: agreed.flags.contains(ExportFlags::WRITE_ZEROES),
-            discard: native(ExportFlags::TRIM, Ability::None),
-            fua: native(ExportFlags::FUA, Ability::Emulated),
+            write_zeroes: native(TransmissionFlags::SEND_WRITE_ZEROES, Ability::Emulated),
+            zero_unmap: agreed.flags.contains(TransmissionFlags::SEND_WRITE_ZEROES),
+            discard: native(TransmissionFlags::SEND_TRIM, Ability::None),
+            fua: native(TransmissionFlags::SEND_FUA, Ability::Emulated),
             length: LengthSource::Requests,
             ..Abilities::default()
         }
@@ -245,34 +242,34 @@ impl Driver for Nbd {
     }
 
     fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        if !self.has(ExportFlags::WRITE_ZEROES) {
+        if !self.has(TransmissionFlags::SEND_WRITE_ZEROES) {
             return Answer::ready(Err(IoError::NotSupported));
         }
         let mut how = CommandFlags::empty();
         how.set(CommandFlags::NO_HOLE, !flags.contains(RequestFlags::MAY_UNMAP));
         how.set(CommandFlags::FUA, flags.contains(RequestFlags::FUA));
         if flags.contains(RequestFlags::NO_FALLBACK) {
-            if !self.has(ExportFlags::FAST_ZERO) {
+            if !self.has(TransmissionFlags::SEND_FAST_ZERO) {
                 return Answer::ready(Err(IoError::NotSupported));
             }
             how |= CommandFlags::FAST_ZERO;
         }
-        Answer::wait(self.do_plain(Command::WriteZeroes, how, range))
+        Answer::wait(self.do_plain(command::WRITE_ZEROES, how, range))
     }
 
     fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
-        if !self.has(ExportFlags::TRIM) {
+        if !self.has(TransmissionFlags::SEND_TRIM) {
             return Answer::ready(Err(IoError::NotSupported));
         }
-        Answer::wait(self.do_plain(Command::Trim, CommandFlags::empty(), range))
+        Answer::wait(self.do_plain(command::TRIM, CommandFlags::empty(), range))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
-        if !self.has(ExportFlags::FLUSH) {
+        if !self.has(TransmissionFlags::SEND_FLUSH) {
             return Answer::ready(Ok(()));
         }
         let nothing = Range::between(0, 0);
-        Answer::wait(self.do_plain(Command::Flush, CommandFlags::empty(), nothing))
+        Answer::wait(self.do_plain(command::FLUSH, CommandFlags::empty(), nothing))
     }
 
     fn truncate(
@@ -323,7 +320,7 @@ impl Lifecycle for Nbd {
     fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
         let unchanged = check_unchanged(&self.session.options().options, &request.options, &[]);
         let wants_to_write = request.flags.contains(OpenFlags::RDWR);
-        if unchanged.is_ok() && wants_to_write && self.has(ExportFlags::READ_ONLY) {
+        if unchanged.is_ok() && wants_to_write && self.has(TransmissionFlags::READ_ONLY) {
             let text = "Can't reopen read-only NBD mount as read/write";
             return Answer::ready(Err(Error::new(ErrorKind::ReadOnly, text)));
         }

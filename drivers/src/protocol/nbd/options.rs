@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use millpond_messages::graph::Options;
+use millpond_messages::nbd::{MAX_STRING, context};
 use millpond_messages::qapi::{InetSocketAddress, SocketAddress, UnixSocketAddress};
 use millpond_messages::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::wire::MAX_NAME;
 use crate::api::{invalid_options, parse_options};
 
 /// The port of a server that names none.
@@ -78,18 +78,18 @@ impl NbdOptions {
                 "TLS is not supported by the NBD client: neither tls-creds nor tls-hostname can be given";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        if given.export.len() > MAX_NAME {
+        if given.export.len() > MAX_STRING {
             return Err(invalid("export name too long to send to server"));
         }
         let own = given.x_dirty_bitmap;
-        if own.as_ref().is_some_and(|context| context.len() > MAX_NAME) {
+        if own.as_ref().is_some_and(|context| context.len() > MAX_STRING) {
             return Err(invalid("x-dirty-bitmap query too long to send to server"));
         }
         Ok(Self {
             server,
             export: given.export,
             is_own_context: own.is_some(),
-            context: own.unwrap_or_else(|| "base:allocation".to_owned()),
+            context: own.unwrap_or_else(|| context::BASE_ALLOCATION_NAME.to_owned()),
             reconnect_delay: Duration::from_secs(given.reconnect_delay.into()),
             open_timeout: Duration::from_secs(given.open_timeout.into()),
             options,

@@ -2,12 +2,13 @@
 
 use std::io;
 
+use millpond_messages::nbd::{Cursor, Mode, chunk};
 use millpond_messages::{IoError, IoResult, Range};
 use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::inbox::Inbox;
 use super::link::Link;
-use super::wire::{Framing, ReplyHead, ReplyKind, u16_at, u32_at, u64_at};
+use super::wire::{ReplyHead, ReplyKind};
 
 /// The most chunks that lie apart in what has come of a read.
 const MAX_PIECES: usize = 1024;
@@ -120,7 +121,7 @@ impl Reply {
         match head.kind {
             ReplyKind::Simple(0) => match &self.expected {
                 Expected::Nothing => Ok(()),
-                Expected::Data { .. } if link.agreed().framing != Framing::Simple => {
+                Expected::Data { .. } if link.agreed().mode != Mode::Simple => {
                     Err(wrong("a read without chunks"))
                 }
                 Expected::Data { range, .. } => {
@@ -135,13 +136,13 @@ impl Reply {
             }
             ReplyKind::Nothing if head.len == 0 && head.is_last => Ok(()),
             ReplyKind::Data if head.len > 8 => {
-                let offset = u64_at(inbox.take(ring, 8).await?, 0).unwrap_or(0);
+                let offset = Cursor(inbox.take(ring, 8).await?).u64().unwrap_or(0);
                 let range = self.part(offset, head.len - 8)?;
                 self.read(range, inbox, link).await
             }
             ReplyKind::Hole if head.len == 12 => {
-                let bytes = inbox.take(ring, 12).await?;
-                let (offset, len) = (u64_at(bytes, 0).unwrap_or(0), u32_at(bytes, 8).unwrap_or(0));
+                let mut cursor = Cursor(inbox.take(ring, 12).await?);
+                let (offset, len) = (cursor.u64().unwrap_or(0), cursor.u32().unwrap_or(0));
                 let range = self.part(offset, len.into())?;
                 if let Expected::Data { range: all, buffers } = &mut self.expected {
                     let start = (range.offset() - all.offset()) as usize;
@@ -149,14 +150,14 @@ impl Reply {
                 }
                 self.note(range)
             }
-            ReplyKind::Status => self.take_status(head.len, (4, 4), inbox, link).await,
-            ReplyKind::ExtendedStatus => self.take_status(head.len, (8, 8), inbox, link).await,
-            ReplyKind::Error | ReplyKind::ErrorAt => {
+            ReplyKind::Status => self.take_status(head.len, false, inbox, link).await,
+            ReplyKind::ExtendedStatus => self.take_status(head.len, true, inbox, link).await,
+            ReplyKind::Error => {
                 if head.len < 6 || head.len > MAX_ERROR {
                     return Err(wrong("an error of a wrong length"));
                 }
-                let bytes = inbox.take(ring, head.len as usize).await?;
-                let (error, message) = (u32_at(bytes, 0).unwrap_or(0), u16_at(bytes, 4).unwrap_or(0));
+                let mut cursor = Cursor(inbox.take(ring, head.len as usize).await?);
+                let (error, message) = (cursor.u32().unwrap_or(0), cursor.u16().unwrap_or(0));
                 if u64::from(message) + 6 > head.len || error == 0 {
                     return Err(wrong("an error that cannot be read"));
                 }
@@ -164,7 +165,7 @@ impl Reply {
                 Ok(())
             }
             // What is an error, of whatever kind, says so by its number.
-            ReplyKind::Unknown(kind) if kind & 0x8000 != 0 => {
+            ReplyKind::Unknown(kind) if kind & chunk::ERRORS != 0 => {
                 self.fail(IoError::Os(libc::EIO));
                 inbox.skip(ring, head.len.min(MAX_ERROR)).await?;
                 match head.len <= MAX_ERROR {
@@ -240,38 +241,38 @@ impl Reply {
         result
     }
 
-    /// Takes the extents of one context, of which the first counts. `sizes` are the bytes of length and flags.
+    /// Takes the extents of one context, of which the first counts. Extended ones have lengths and flags of 64 bits, and are
+    /// preceded by their number.
     async fn take_status(
         &mut self,
         len: u64,
-        sizes: (usize, usize),
+        extended: bool,
         inbox: &mut Inbox,
         link: &Link,
     ) -> io::Result<()> {
         let Expected::Status { context, range } = &self.expected else {
             return Err(wrong("a status that was not asked for"));
         };
-        // The extended form says how many extents there are.
-        let head = if sizes.0 == 8 { 8 } else { 4 };
-        let extent = (sizes.0 + sizes.1) as u64;
-        if len < head as u64 + extent || !(len - head as u64).is_multiple_of(extent) || self.status.is_some()
-        {
+        let (head, extent): (u64, u64) = if extended { (8, 16) } else { (4, 8) };
+        if len < head + extent || !(len - head).is_multiple_of(extent) || self.status.is_some() {
             return Err(wrong("a status of a wrong length"));
         }
-        let first = inbox.take(link.ring(), head + extent as usize).await?;
-        if u32_at(first, 0) != Some(*context) {
+        let mut cursor = Cursor(inbox.take(link.ring(), (head + extent) as usize).await?);
+        if cursor.u32() != Some(*context) {
             return Err(wrong("a status of another context"));
         }
-        let (length, flags) = match sizes.0 {
-            8 => (u64_at(first, 8), u64_at(first, 16)),
-            _ => (u32_at(first, 4).map(u64::from), u32_at(first, 8).map(u64::from)),
+        let (length, flags) = if extended {
+            cursor.u32();
+            (cursor.u64(), cursor.u64())
+        } else {
+            (cursor.u32().map(u64::from), cursor.u32().map(u64::from))
         };
         let (length, flags) = (length.unwrap_or(0), flags.unwrap_or(0));
         if length == 0 {
             return Err(wrong("an extent without a length"));
         }
         self.status = Some((length.min(range.len()), flags));
-        let left = len - head as u64 - extent;
+        let left = len - head - extent;
         if left > MAX_STATUS {
             return Err(wrong("a status of too many extents"));
         }

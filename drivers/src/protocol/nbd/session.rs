@@ -237,7 +237,7 @@ impl Session {
             && new.flags.contains(old.flags)
             && new.min_block <= old.min_block
             && new.max_data >= old.max_data
-            && new.framing >= old.framing;
+            && new.mode >= old.mode;
         match is_same {
             true => Ok(()),
             false => Err(Error::new(

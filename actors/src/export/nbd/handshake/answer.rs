@@ -1,13 +1,11 @@
 //! How replies to options are written.
 
-use crate::export::nbd::handshake::{Contexts, Mode, Negotiated};
+use crate::export::nbd::handshake::{Contexts, Negotiated};
 use crate::export::nbd::offer::Offer;
-use crate::export::nbd::wire::{
-    MAGIC_OPTION_REPLY, MAX_PAYLOAD, MAX_STRING, TransmissionFlags, context, info, option, reply,
+use millpond_messages::nbd::{
+    MAGIC_OPTION_REPLY, MAX_PAYLOAD, MAX_STRING, Mode, PADDING, TransmissionFlags, context, info, option,
+    reply,
 };
-
-/// Zero bytes that end the reply to EXPORT_NAME for clients without NO_ZEROES.
-const EXPORT_NAME_ZEROES: usize = 124;
 
 /// Writes a reply of `kind` to `option` with the parts of its payload.
 fn answer(out: &mut Vec<u8>, option: u32, kind: u32, payload: &[&[u8]]) {
@@ -104,7 +102,7 @@ pub(super) fn export_name(out: &mut Vec<u8>, offer: &Offer, mode: Mode, no_zeroe
     out.extend_from_slice(&offer.size.to_be_bytes());
     out.extend_from_slice(&client_flags(offer, mode, false).bits().to_be_bytes());
     if !no_zeroes {
-        out.resize(out.len() + EXPORT_NAME_ZEROES, 0);
+        out.resize(out.len() + PADDING, 0);
     }
 }
 

@@ -12,23 +12,14 @@ pub(super) mod negotiate;
 mod option;
 mod tls;
 
+use millpond_messages::nbd::{
+    Cursor, HandshakeFlags, MAGIC_OPTION, MAGIC_SERVER, MAX_PAYLOAD, MAX_STRING, Mode,
+};
 use std::sync::Arc;
 
 use super::offer::{Catalogue, Offer};
-use super::wire::{Cursor, HandshakeFlags, MAGIC_OPTION, MAGIC_SERVER, MAX_PAYLOAD, MAX_STRING};
 use option::Step;
 pub use tls::Tls;
-
-/// How replies are framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
-    /// Simple replies only, as the oldest clients want.
-    Simple,
-    /// Structured replies to reads and block status, and to what fails.
-    Structured,
-    /// 64-bit requests and replies.
-    Extended,
-}
 
 /// The metadata contexts that a client chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -109,9 +109,10 @@ mod tests {
     use millpond_ring::Fd;
 
     use super::*;
-    use crate::export::nbd::handshake::{Mode, Tls};
+    use crate::export::nbd::handshake::Tls;
     use crate::export::nbd::offer::Offer;
-    use crate::export::nbd::wire::{MAGIC_OPTION, option, reply};
+    use millpond_messages::nbd::Mode;
+    use millpond_messages::nbd::{MAGIC_OPTION, option, reply};
 
     /// A client whose bytes are written down before. Inside what stands for TLS each byte is turned over.
     #[derive(Default)]

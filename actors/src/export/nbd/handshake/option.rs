@@ -1,11 +1,11 @@
 //! What each option does.
 
+use millpond_messages::nbd::{Cursor, HandshakeFlags, MAX_STRING, Mode, context, info, option, reply};
 use std::sync::Arc;
 
 use super::answer::{self, Wanted};
-use super::{Contexts, Drop, Handshake, Mode, Negotiated, Progress, Stepped, Tls};
+use super::{Contexts, Drop, Handshake, Negotiated, Progress, Stepped, Tls};
 use crate::export::nbd::offer::{Catalogue, Offer, OfferedBitmap};
-use crate::export::nbd::wire::{Cursor, HandshakeFlags, MAX_STRING, context, info, option, reply};
 
 /// Characters of a client's export name that error texts repeat.
 const NAME_SHOWN: usize = 80;

@@ -1,8 +1,8 @@
 //! TLS in the handshake: who must begin it, and what is left of what was agreed on before.
 
 use super::option::Step;
-use super::{Drop, Handshake, Mode, Progress, Stepped, answer};
-use crate::export::nbd::wire::{option, reply};
+use super::{Drop, Handshake, Progress, Stepped, answer};
+use millpond_messages::nbd::{Mode, option, reply};
 
 /// What the server makes of a client that wants to go on inside TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use crate::export::nbd::handshake::Contexts;
     use crate::export::nbd::offer::Offer;
-    use crate::export::nbd::wire::{HandshakeFlags, MAGIC_OPTION};
+    use millpond_messages::nbd::{HandshakeFlags, MAGIC_OPTION};
 
     fn offer() -> Arc<Offer> {
         Arc::new(Offer {

@@ -1,9 +1,8 @@
 //! Replies of the transmission phase: small headers, written to be sent in one gather with the data they announce.
 
 use super::request::WireError;
-use crate::export::nbd::handshake::Mode;
-use crate::export::nbd::wire::{
-    MAGIC_EXTENDED_REPLY, MAGIC_SIMPLE_REPLY, MAGIC_STRUCTURED_REPLY, MAX_STRING, chunk,
+use millpond_messages::nbd::{
+    MAGIC_EXTENDED_REPLY, MAGIC_SIMPLE_REPLY, MAGIC_STRUCTURED_REPLY, MAX_STRING, Mode, chunk,
 };
 
 /// The longest header that comes before data, with the offset that OFFSET_DATA begins with.

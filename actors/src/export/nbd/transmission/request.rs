@@ -3,12 +3,13 @@
 //! The order of the checks and the texts are QEMU's. The error codes are those that the protocol asks for: ENOSPC for
 //! writing past the end, EPERM for writing to a read-only export, EINVAL for the rest.
 
+use millpond_messages::nbd::{
+    CommandFlags, Cursor, MAGIC_EXTENDED_REQUEST, MAGIC_REQUEST, MAX_PAYLOAD, Mode, TransmissionFlags,
+    command as number, context,
+};
 use millpond_messages::{Range, RequestFlags};
 
-use crate::export::nbd::handshake::{Contexts, Mode};
-use crate::export::nbd::wire::{
-    CommandFlags, Cursor, MAGIC_EXTENDED_REQUEST, MAGIC_REQUEST, MAX_PAYLOAD, TransmissionFlags, context,
-};
+use crate::export::nbd::handshake::Contexts;
 
 /// Bytes of a compact header.
 pub const COMPACT_HEADER: usize = 28;
@@ -219,17 +220,6 @@ pub struct Limits {
     pub flags: TransmissionFlags,
     /// The contexts that BLOCK_STATUS answers by default.
     pub contexts: Contexts,
-}
-
-mod number {
-    pub(super) const READ: u16 = 0;
-    pub(super) const WRITE: u16 = 1;
-    pub(super) const DISC: u16 = 2;
-    pub(super) const FLUSH: u16 = 3;
-    pub(super) const TRIM: u16 = 4;
-    pub(super) const CACHE: u16 = 5;
-    pub(super) const WRITE_ZEROES: u16 = 6;
-    pub(super) const BLOCK_STATUS: u16 = 7;
 }
 
 /// A command's name as error texts give it.

@@ -6,6 +6,7 @@ use std::task::Poll;
 use millpond_drivers::api::transfer;
 use millpond_messages::error::errno;
 use millpond_messages::io::{Operation, Outcome};
+use millpond_messages::nbd::{Mode, context, state};
 use millpond_messages::{BlockStatus, IoError, IoResult, Range, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
@@ -15,8 +16,7 @@ use super::reply::{Extent, To, data_header};
 use super::request::{Command, Request, WireError};
 use super::session::Session;
 use crate::export::backend::ExportedNode;
-use crate::export::nbd::handshake::{Contexts, Mode};
-use crate::export::nbd::wire::{context, state};
+use crate::export::nbd::handshake::Contexts;
 use crate::log::limits::{self, Flood};
 
 /// Reads of at most so many bytes do not ask where the zeroes are: looking at what was read costs less.

@@ -1,4 +1,5 @@
-//! Numbers and flags of the NBD protocol (doc/proto.md of the NBD project), and a cursor for its big-endian fields.
+//! Numbers and flags of the NBD protocol (doc/proto.md of the NBD project), which servers and clients share, and a cursor for
+//! its big-endian fields.
 
 use bitflags::bitflags;
 
@@ -6,6 +7,10 @@ use bitflags::bitflags;
 pub const MAGIC_SERVER: u64 = 0x4e42_444d_4147_4943;
 /// What makes the handshake a newstyle one, and begins each option: "IHAVEOPT".
 pub const MAGIC_OPTION: u64 = 0x4948_4156_454f_5054;
+/// What makes the handshake an oldstyle one, which has no options.
+pub const MAGIC_OLD: u64 = 0x0000_4202_8186_1253;
+/// Zeroes behind what a server tells of an export, where [`HandshakeFlags::NO_ZEROES`] is not agreed on.
+pub const PADDING: usize = 124;
 /// Begins each reply to an option.
 pub const MAGIC_OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
 /// Begins a compact request.
@@ -83,6 +88,37 @@ bitflags! {
     }
 }
 
+/// How replies are framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Simple replies only, as the oldest clients want.
+    Simple,
+    /// Structured replies to reads and block status, and to what fails.
+    Structured,
+    /// 64-bit requests and replies.
+    Extended,
+}
+
+/// What requests ask for.
+pub mod command {
+    /// Data is wanted.
+    pub const READ: u16 = 0;
+    /// Data follows that is to be stored.
+    pub const WRITE: u16 = 1;
+    /// The client is done.
+    pub const DISC: u16 = 2;
+    /// What was written is to be durable.
+    pub const FLUSH: u16 = 3;
+    /// A range is of no use any more.
+    pub const TRIM: u16 = 4;
+    /// A range will be read soon.
+    pub const CACHE: u16 = 5;
+    /// A range is to read as zeroes.
+    pub const WRITE_ZEROES: u16 = 6;
+    /// What a range is made of is wanted.
+    pub const BLOCK_STATUS: u16 = 7;
+}
+
 /// Options of the handshake.
 pub mod option {
     /// Choose an export, without a way to say no but to close.
@@ -136,17 +172,22 @@ pub mod reply {
     /// The reply names a metadata context.
     pub const META_CONTEXT: u32 = 4;
 
-    const ERROR: u32 = 1 << 31;
+    /// Set in the types of refusals.
+    pub const ERROR: u32 = 1 << 31;
     /// The option is not known.
     pub const ERR_UNSUP: u32 = ERROR | 1;
     /// The server's configuration forbids it.
     pub const ERR_POLICY: u32 = ERROR | 2;
     /// The option is malformed or comes at a wrong time.
     pub const ERR_INVALID: u32 = ERROR | 3;
+    /// The server was built without it.
+    pub const ERR_PLATFORM: u32 = ERROR | 4;
     /// TLS must be started before the option.
     pub const ERR_TLS_REQD: u32 = ERROR | 5;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = ERROR | 6;
+    /// The server is shutting down.
+    pub const ERR_SHUTDOWN: u32 = ERROR | 7;
     /// The client must ask for block sizes.
     pub const ERR_BLOCK_SIZE_REQD: u32 = ERROR | 8;
     /// Extended headers exclude the option.
@@ -180,8 +221,12 @@ pub mod chunk {
     pub const BLOCK_STATUS: u16 = 5;
     /// Extents with 64-bit lengths.
     pub const BLOCK_STATUS_EXT: u16 = 6;
+    /// Set in the types of chunks that tell of an error.
+    pub const ERRORS: u16 = 1 << 15;
     /// The chunk tells of an error.
-    pub const ERROR: u16 = (1 << 15) | 1;
+    pub const ERROR: u16 = ERRORS | 1;
+    /// The chunk tells of an error, and where it was.
+    pub const ERROR_OFFSET: u16 = ERRORS | 2;
 }
 
 /// Flags of extents of `base:allocation`.
