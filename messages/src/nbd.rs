@@ -101,7 +101,7 @@ pub enum Mode {
 
 /// What requests ask for.
 pub mod command {
-    /// Data is wanted.
+    /// Data is wanted of the export.
     pub const READ: u16 = 0;
     /// Data follows that is to be stored.
     pub const WRITE: u16 = 1;
