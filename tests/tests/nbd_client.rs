@@ -248,6 +248,26 @@ fn without_a_delay_requests_fail_at_once_until_the_server_is_back() {
 }
 
 #[test]
+fn a_server_that_came_back_silent_is_awaited_no_longer_than_the_delay() {
+    let dir = scratch();
+    let (image, socket) = (dir.path().join("image"), dir.path().join("socket"));
+    create(&image, "raw", "", SIZE);
+    let server = QemuNbd::start(&socket, &image, &[]);
+    let daemon = exporting(disk(&socket, &json!({"reconnect-delay": 2}))).start();
+    let mut session = daemon.session("disk");
+    drop(server);
+    std::fs::remove_file(&socket).expect("a socket of the one that was killed");
+    // Connections to it are made, and none is taken.
+    let _silent = UnixListener::bind(&socket).expect("a socket");
+    let begun = Instant::now();
+    assert_eq!(session.refused(&Request::read(0, 4096)), EIO);
+    // Without a bound of its own a try ends after 30 seconds.
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    session.disconnect().expect("a goodbye");
+    daemon.quit();
+}
+
+#[test]
 fn a_daemon_ends_though_a_server_is_awaited() {
     let dir = scratch();
     let (image, socket) = (dir.path().join("image"), dir.path().join("socket"));

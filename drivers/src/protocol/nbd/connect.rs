@@ -16,16 +16,13 @@ use super::inbox::Inbox;
 use super::link::Link;
 use super::options::{NbdOptions, Place};
 
-/// How long a server may take to answer while it is connected to.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Connects to the server and agrees with it on the export.
+/// Connects to the server and agrees with it on the export, within `patience`.
 ///
 /// # Errors
 /// It cannot be reached, refuses, or says nothing for long.
-pub(super) async fn connect(ring: &Ring, options: &NbdOptions) -> Result<Link> {
+pub(super) async fn connect(ring: &Ring, options: &NbdOptions, patience: Duration) -> Result<Link> {
     let connecting = pin!(negotiated(ring, options));
-    match select(connecting, ring.sleep(PATIENCE)).await {
+    match select(connecting, ring.sleep(patience)).await {
         Either::Left((connected, _)) => connected,
         Either::Right(_) => {
             let place = options.server.shown();

@@ -34,6 +34,7 @@ use crate::api::{
     LengthSource, Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest,
     SavesState, Transfer,
 };
+use handshake::Agreed;
 use options::{NbdOptions, parse_filename};
 use reply::Expected;
 use session::{Luggage, Session};
@@ -118,7 +119,7 @@ impl Nbd {
             range,
         };
         self.session
-            .request(asked, None, || Expected::Nothing)
+            .request(asked, None, |_| Expected::Nothing)
             .await?
             .0
             .into_result()
@@ -164,7 +165,11 @@ impl Nbd {
             flags: CommandFlags::REQ_ONE,
             range,
         };
-        let expected = || Expected::Status { context, range };
+        // A server that has come back may have given the context another number.
+        let expected = |agreed: &Agreed| Expected::Status {
+            context: agreed.context.unwrap_or(context),
+            range,
+        };
         let (reply, _) = self.session.request(asked, None, expected).await?;
         let (len, flags) = reply.into_status()?;
         let at = match (flags & state::HOLE != 0, flags & state::ZERO != 0) {

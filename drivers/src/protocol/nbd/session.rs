@@ -24,6 +24,11 @@ use crate::api::Transfer;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 
+/// How long a try may take, whatever it is for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a try may take that is made though requests do not wait for it: a server that answers at all is had again.
+const SHORTEST_TRY: Duration = Duration::from_secs(1);
+
 /// The error of requests that have no connection.
 const LOST: IoError = IoError::Os(libc::EIO);
 
@@ -60,7 +65,7 @@ impl Session {
         let deadline = ring.now() + options.open_timeout;
         let mut pause = FIRST_PAUSE;
         let link = loop {
-            match connect(&ring, &options).await {
+            match connect(&ring, &options, PATIENCE).await {
                 Ok(link) => break link,
                 Err(error) if ring.now() >= deadline || !is_passing(&error) => return Err(error),
                 Err(_) => {}
@@ -100,12 +105,12 @@ impl Session {
         &self,
         asked: Asked,
         data: Option<Buffers>,
-        expected: impl Fn() -> Expected,
+        expected: impl Fn(&Agreed) -> Expected,
     ) -> IoResult<(Reply, Option<Buffers>)> {
         let mut data = data;
         loop {
             let link = self.link().await?;
-            let (reply, back) = link.request(asked, data.take(), expected()).await;
+            let (reply, back) = link.request(asked, data.take(), expected(link.agreed())).await;
             if !self.is_to_be_repeated(&link, &reply) {
                 return Ok((reply, back));
             }
@@ -169,10 +174,17 @@ impl Session {
         }
     }
 
+    /// For how long requests wait for a server that was lost.
+    fn time_left(&self) -> Duration {
+        let delay = self.options.reconnect_delay;
+        self.lost.get().map_or(delay, |lost| {
+            delay.saturating_sub(self.ring.now().saturating_duration_since(lost))
+        })
+    }
+
     /// Whether requests wait for a server that was lost.
     fn may_wait(&self) -> bool {
-        let until = self.lost.get().map(|lost| lost + self.options.reconnect_delay);
-        until.is_none_or(|until| self.ring.now() < until)
+        !self.time_left().is_zero()
     }
 
     /// The connection to be used, made anew if need be.
@@ -203,21 +215,17 @@ impl Session {
             if !self.may_wait() {
                 return Err(LOST);
             }
-            let until = self.lost.get().map(|lost| lost + self.options.reconnect_delay);
-            let until = until.map_or(self.ring.now() + pause, |until| {
-                until.min(self.ring.now() + pause)
-            });
-            self.unless_cancelled(cancels, self.ring.sleep_until(until))
-                .await?;
+            let rest = self.ring.sleep(pause.min(self.time_left()));
+            self.unless_cancelled(cancels, rest).await?;
             pause = LONGEST_PAUSE.min(2 * pause);
         }
     }
 
     /// Tries to connect once.
     async fn try_again(&self, cancels: u64) -> IoResult<Option<Rc<Link>>> {
-        let connected = self
-            .unless_cancelled(cancels, connect(&self.ring, &self.options))
-            .await?;
+        let patience = self.time_left().clamp(SHORTEST_TRY, PATIENCE);
+        let connecting = connect(&self.ring, &self.options, patience);
+        let connected = self.unless_cancelled(cancels, connecting).await?;
         let link = match connected.and_then(|link| self.check(&link).map(|()| link)) {
             Ok(link) => Rc::new(link),
             Err(error) => {
@@ -237,7 +245,8 @@ impl Session {
             && new.flags.contains(old.flags)
             && new.min_block <= old.min_block
             && new.max_data >= old.max_data
-            && new.mode >= old.mode;
+            && new.mode >= old.mode
+            && (new.context.is_some() || old.context.is_none());
         match is_same {
             true => Ok(()),
             false => Err(Error::new(
