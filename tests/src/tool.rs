@@ -53,25 +53,40 @@ pub fn hint(program: &str) -> String {
 #[track_caller]
 pub fn try_run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Run {
     require(program);
+    let run = run_with(program, args, |command| {
+        // nbdsh takes the first python3 of the path; its module belongs to the distribution's.
+        if program == "nbdsh" {
+            command.env("PATH", "/usr/bin:/bin");
+        }
+    });
+    Run {
+        line: describe(program, args),
+        ..run
+    }
+}
+
+/// The same for a program that is a file, and whose surroundings `change` makes; the line is left to the caller.
+#[track_caller]
+pub(crate) fn run_with<S: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    args: &[S],
+    change: impl FnOnce(&mut Command),
+) -> Run {
     let mut command = Command::new("timeout");
     command
         .arg("--kill-after=5")
         .arg((2 * PATIENCE.as_secs()).to_string())
         .arg(program)
-        .args(args);
-    // nbdsh takes the first python3 of the path; its module belongs to the distribution's.
-    if program == "nbdsh" {
-        command.env("PATH", "/usr/bin:/bin");
-    }
-    command.stdin(Stdio::null());
-    let line = describe(program, args);
+        .args(args)
+        .stdin(Stdio::null());
+    change(&mut command);
     match command.output() {
         Ok(Output {
             status,
             stdout,
             stderr,
         }) => Run {
-            line,
+            line: String::new(),
             code: status.code(),
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
             stderr: String::from_utf8_lossy(&stderr).into_owned(),

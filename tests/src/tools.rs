@@ -3,13 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::PATIENCE;
 use crate::program::millpond;
-use crate::tool::{Run, hint};
+use crate::tool::{Run, hint, run_with};
 
 /// Two folders with the same files, in the one of which QEMU's tools run and in the other ours.
 pub struct Both {
@@ -196,26 +194,12 @@ fn words(line: &str) -> Vec<&str> {
 #[track_caller]
 fn run_in(folder: &Path, words: &[&str], bin: &Path) -> Run {
     let (program, arguments) = words.split_first().expect("a command line");
-    let output = Command::new("timeout")
-        .arg("--kill-after=5")
-        .arg((2 * PATIENCE.as_secs()).to_string())
-        .arg(bin.join(program))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run timeout: {error}{}", hint("timeout")));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert_ne!(
-        output.status.code(),
-        Some(127),
-        "{program} is not installed{}",
-        hint(program)
-    );
+    let run = run_with(bin.join(program), arguments, |command| {
+        command.current_dir(folder);
+    });
+    assert_ne!(run.code, Some(127), "{program} is not installed{}", hint(program));
     Run {
         line: words.join(" "),
-        code: output.status.code(),
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
+        ..run
     }
 }

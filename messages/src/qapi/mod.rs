@@ -18,8 +18,8 @@ pub use introspect::introspect;
 pub use schema::*;
 pub use text::{
     Form, JsonStream, Options, SIZE_HINT, WriteError, bucket, in_qdict_order, is_size_out_of_range,
-    parse_json, parse_size, push_string, spread, take_value, to_compact, to_pretty, to_text,
-    unsigned as parse_unsigned,
+    parse_json, parse_size, push_string, signed as parse_signed, spread, take_pair, to_compact, to_pretty,
+    to_text, unsigned as parse_unsigned,
 };
 pub use validate::Validator;
 

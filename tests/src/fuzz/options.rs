@@ -9,7 +9,7 @@ use millpond_messages::qapi::schema::{
     BlockExportOptions, BlockdevOptions, MonitorOptions, NbdServerOptions, ObjectOptions, StructType,
     Structure,
 };
-use millpond_messages::qapi::{Form, Options, Validator, parse_size, take_value};
+use millpond_messages::qapi::{Form, Options, Validator, parse_size, take_pair};
 
 /// What options are of, and the key that a first value without one is for.
 type Kind = (fn() -> &'static StructType, Option<&'static str>);
@@ -27,8 +27,8 @@ pub(super) fn run(bytes: &[u8]) {
     if let Some(size) = parse_size(&text) {
         assert_eq!(parse_size(&size.to_string()), Some(size), "{text:?}");
     }
-    let (value, rest) = take_value(&text);
-    assert!(value.len() + rest.len() <= text.len());
+    let (name, value, rest) = take_pair(&text);
+    assert!(name.map_or(0, str::len) + value.len() + rest.len() <= text.len());
     for (kind, implied) in KINDS {
         if let Ok(options) = Options::parse(&text, implied)
             && let Ok(checked) = Validator::new(options.form, &[]).check(kind(), options.values)

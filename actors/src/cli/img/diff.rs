@@ -16,9 +16,8 @@ use serde_json::json;
 use super::copy::BufferPool;
 use super::options::{cut, explain};
 use super::output::OutputForm;
-use super::shown_snapshot::Snapshot;
 use crate::cli::getopt::Row;
-use crate::cli::tool::{Failure, ImageName, Program, Tool, print};
+use crate::cli::tool::{Failure, ImageName, Program, ShownSnapshot, Tool, print};
 use crate::node::Client;
 
 const HELP: &str = "\
@@ -80,7 +79,7 @@ const TROUBLE: u8 = 2;
 #[derive(Default)]
 struct Plan {
     images: [ImageName; 2],
-    snapshots: [Option<Snapshot>; 2],
+    snapshots: [Option<ShownSnapshot>; 2],
     is_exact: bool,
     output: OutputForm,
 }
@@ -99,7 +98,9 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::Object) => objects.push(value),
             Some(Name::Output) => plan.output = OutputForm::parse(program, "diff", &value)?,
             Some(Name::Share) => plan.images.iter_mut().for_each(|image| image.force_share = true),
-            Some(Name::Snapshot(which)) => plan.snapshots[which] = Some(Snapshot::read(program, value)?),
+            Some(Name::Snapshot(which)) => {
+                plan.snapshots[which] = Some(ShownSnapshot::read(program, value, '\'')?)
+            }
         }
     }
     let names: [String; 2] = words
@@ -148,7 +149,7 @@ fn failed(error: IoError) -> Failure {
 async fn open(
     tool: &Tool<'_>,
     image: &ImageName,
-    snapshot: Option<&Snapshot>,
+    snapshot: Option<&ShownSnapshot>,
 ) -> Result<(Side, String), Failure> {
     let client = tool.open(image).await?;
     let node = tool.graph().ask(FindRoot(client.root())).await?.name;

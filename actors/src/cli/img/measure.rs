@@ -3,9 +3,8 @@
 use super::create::add_options;
 use super::options::{cut, explain};
 use super::output::{OutputForm, print_json};
-use super::shown_snapshot::Snapshot;
 use crate::cli::getopt::Row;
-use crate::cli::tool::{Failure, ImageName, LARGEST, Program, Tool, number, print};
+use crate::cli::tool::{Failure, ImageName, LARGEST, Program, ShownSnapshot, Tool, number, print};
 use crate::image;
 use crate::measure::Measured;
 use millpond_graph::new_image::{Given, known};
@@ -66,7 +65,7 @@ const OPTIONS: &[Row<Name>] = &[
 struct Plan {
     image: ImageName,
     size: Option<u64>,
-    snapshot: Option<Snapshot>,
+    snapshot: Option<ShownSnapshot>,
     target: String,
     options: String,
     output: OutputForm,
@@ -95,7 +94,7 @@ pub(super) fn run(program: Program<'_>, arguments: &[String]) -> Result<ExitCode
             Some(Name::Options) => add_options(&mut plan.options, &value)?,
             Some(Name::Output) => plan.output = OutputForm::parse(program, "measure", &value)?,
             Some(Name::Size) => plan.size = Some(number("image size", &value, 0..=LARGEST)?),
-            Some(Name::Snapshot) => plan.snapshot = Some(Snapshot::read(program, value)?),
+            Some(Name::Snapshot) => plan.snapshot = Some(ShownSnapshot::read(program, value, '\'')?),
             Some(Name::Target) => plan.target = value,
         }
     }

@@ -26,7 +26,6 @@ mod pace;
 mod progress;
 mod rebase;
 mod resize;
-mod shown_snapshot;
 mod snapshot;
 
 use super::filters::Filters;

@@ -1,10 +1,7 @@
 //! Numbers in commands: sizes, patterns and milliseconds, each refused in the words of QEMU's tool.
 
 use crate::cli::tool::LARGEST;
-use millpond_messages::qapi::{is_size_out_of_range, parse_size};
-
-/// What may stand before a number, as C has it.
-const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
+use millpond_messages::qapi::{is_size_out_of_range, parse_signed, parse_size};
 
 /// A size in bytes, with a suffix or without.
 ///
@@ -27,7 +24,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// # Errors
 /// The line that is printed.
 pub fn pattern(text: &str) -> Result<u8, String> {
-    let byte = whole(text).and_then(|value| u8::try_from(value).ok());
+    let byte = parse_signed(text).and_then(|value| u8::try_from(value).ok());
     byte.ok_or_else(|| format!("{text} is not a valid pattern byte"))
 }
 
@@ -36,27 +33,8 @@ pub fn pattern(text: &str) -> Result<u8, String> {
 /// # Errors
 /// The line that is printed.
 pub fn milliseconds(text: &str) -> Result<u64, String> {
-    let time = whole(text).and_then(|value| u64::try_from(value).ok());
+    let time = parse_signed(text).and_then(|value| u64::try_from(value).ok());
     time.ok_or_else(|| format!("{text} is not a valid number"))
-}
-
-/// A number with a sign, in the base that its first digits tell.
-fn whole(text: &str) -> Option<i64> {
-    let text = text.trim_start_matches(BLANKS);
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let (base, digits) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-        Some(digits) => (16, digits),
-        None if digits.len() > 1 && digits.starts_with('0') => (8, digits),
-        None => (10, digits),
-    };
-    if !digits.starts_with(|digit: char| digit.is_digit(base)) {
-        return None;
-    }
-    let value = i64::from_str_radix(digits, base).ok()?;
-    Some(if negative { -value } else { value })
 }
 
 #[cfg(test)]

@@ -42,6 +42,6 @@ pub async fn raise(shell: &mut Shell, words: &[String]) -> Ended {
     };
     kill_process(getpid(), signal).map_err(|_| Failed)?;
     // Any thread may take the signal: no further command begins before it has.
-    std::thread::sleep(Duration::from_millis(1));
+    shell.wait(tokio::time::sleep(Duration::from_millis(1))).await;
     Ok(())
 }

@@ -3,8 +3,9 @@
 use super::help::HELP;
 use crate::cli::getopt::{self, Row};
 use crate::cli::texts::TOOL_VERSION;
-use crate::cli::tool::{Failure, Program, print, read_cache};
-use millpond_messages::{OpenFlags, SnapshotName};
+use crate::cli::tool::{Failure, Program, ShownSnapshot, print, read_cache};
+use millpond_messages::OpenFlags;
+use millpond_messages::qapi::parse_unsigned;
 use std::process::ExitCode;
 
 /// Where the server listens, unless it is told otherwise.
@@ -111,7 +112,7 @@ pub struct Plan {
     /// The mode of detection of zeroes, by its name.
     pub detect_zeroes: Option<String>,
     /// The snapshot inside the image that is shown.
-    pub snapshot: Option<Wanted>,
+    pub snapshot: Option<ShownSnapshot>,
     /// How many clients there may be at once; any number where it is 0.
     pub shared: u32,
     /// The format of the image.
@@ -157,15 +158,6 @@ pub enum Task {
     Disconnect(String),
     /// Serve the image of the first name to the device of the kernel that has the second.
     Connect(String, String),
-}
-
-/// A snapshot inside an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// By its id, or else by its name.
-    Either(String),
-    /// By all that is said.
-    Exact(SnapshotName),
 }
 
 impl Default for Plan {
@@ -262,12 +254,13 @@ fn take(
         Name::Socket if !value.starts_with('/') => return Err(Failure::new("socket path must be absolute")),
         Name::Socket => plan.socket = Some(value),
         Name::Offset => {
-            plan.offset = integer(&value).ok_or_else(|| Failure::new(format!("Invalid offset '{value}'")))?;
+            plan.offset =
+                parse_unsigned(&value).ok_or_else(|| Failure::new(format!("Invalid offset '{value}'")))?;
         }
         Name::ReadOnly => plan.flags -= OpenFlags::RDWR,
         Name::Snapshot => plan.flags |= OpenFlags::SNAPSHOT,
         Name::LoadSnapshot => {
-            plan.snapshot = Some(snapshot(program, &value)?);
+            plan.snapshot = Some(ShownSnapshot::read(program, value, '`')?);
             plan.flags -= OpenFlags::RDWR;
         }
         Name::NoCache | Name::Cache | Name::Aio | Name::Discard | Name::DetectZeroes => {
@@ -276,7 +269,7 @@ fn take(
         Name::Connect => given.device = Some(value),
         Name::Disconnect => given.disconnect = true,
         Name::Shared => {
-            let most = integer(&value).and_then(|number| i32::try_from(number).ok());
+            let most = parse_unsigned(&value).and_then(|number| i32::try_from(number).ok());
             let most = most.and_then(|number| u32::try_from(number).ok());
             plan.shared =
                 most.ok_or_else(|| Failure::new(format!("Invalid shared device number '{value}'")))?;
@@ -300,7 +293,7 @@ fn take(
         Name::AllocationDepth => plan.allocation_depth = true,
         Name::Bitmap => plan.bitmap = Some(value),
         Name::HandshakeLimit => {
-            let limit = integer(&value).and_then(|number| u32::try_from(number).ok());
+            let limit = parse_unsigned(&value).and_then(|number| u32::try_from(number).ok());
             plan.handshake_limit =
                 limit.ok_or_else(|| Failure::new(format!("Invalid handshake limit '{value}'")))?;
         }
@@ -446,46 +439,4 @@ fn checked_length(what: &str, text: String) -> Result<String, Failure> {
         return Err(Failure::new(format!("{what} '{text}' too long")));
     }
     Ok(text)
-}
-
-/// A number without a sign, in the base that its first digits tell. A negative one wraps around, as C's library has it.
-fn integer(text: &str) -> Option<u64> {
-    let (is_negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let (base, digits) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-        Some(digits) => (16, digits),
-        None if digits.len() > 1 && digits.starts_with('0') => (8, digits),
-        None => (10, digits),
-    };
-    if !digits.starts_with(|digit: char| digit.is_digit(base)) {
-        return None;
-    }
-    let number = u64::from_str_radix(digits, base).ok()?;
-    Some(if is_negative {
-        number.wrapping_neg()
-    } else {
-        number
-    })
-}
-
-/// The snapshot that `-l` names.
-fn snapshot(program: Program<'_>, text: &str) -> Result<Wanted, Failure> {
-    if !text.starts_with("snapshot.") {
-        return Ok(Wanted::Either(text.to_owned()));
-    }
-    let mut name = SnapshotName::default();
-    let pairs = crate::cli::tool::read_pairs(text, None, |_| {})?;
-    for (key, value) in pairs {
-        match key.as_str() {
-            "snapshot.id" => name.id = Some(value),
-            "snapshot.name" => name.name = Some(value),
-            _ => {
-                program.tell(&format!("Invalid parameter '{key}'"));
-                return Err(Failure::new(format!("Failed in parsing snapshot param `{text}'")));
-            }
-        }
-    }
-    Ok(Wanted::Exact(name))
 }

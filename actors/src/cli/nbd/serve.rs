@@ -1,17 +1,17 @@
 //! One image served to NBD clients, until the last has gone or a signal comes.
 
-use super::options::{DEFAULT_HOST, DEFAULT_PORT, Plan, Wanted};
+use super::options::{DEFAULT_HOST, DEFAULT_PORT, Plan};
 use crate::cli::background::Background;
 use crate::cli::pidfile::Pidfile;
 use crate::cli::signals::Signals;
-use crate::cli::tool::{Failure, Tool, read_pairs, warn_of_raw};
+use crate::cli::tool::{Failure, ImageName, Tool, warn_of_raw};
 use crate::socket::activation;
-use millpond_messages::graph::{AddNode, ChangeSnapshots, FindRoot, OpenImage, Options, Probing, RootUser};
+use millpond_messages::OpenFlags;
+use millpond_messages::graph::{AddNode, FindRoot, Options, RootUser};
 use millpond_messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportKind, BlockExportOptions, FdSocketAddress, InetSocketAddress,
     NbdExportOptions, NbdServerOptions, QCryptoTLSCredsEndpoint, SocketAddress, UnixSocketAddress,
 };
-use millpond_messages::{Error, OpenFlags, SnapshotChange, SnapshotName};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -121,24 +121,19 @@ fn passed(plan: &Plan) -> Result<Option<SocketAddress>, Failure> {
 
 /// Opens the image as it is to be shown; answers the name of its node, which is held until the end.
 async fn open(tool: &Tool<'_>, plan: &Plan, image: &str) -> Result<String, Failure> {
-    let mut options = Options::new();
-    if plan.is_options {
-        let pairs = read_pairs(image, Some("file"), |warning| tool.program().warn(warning))?;
-        options.extend(pairs.into_iter().map(|(name, value)| (name, value.into())));
-    } else if let Some(format) = &plan.format {
-        options.insert("driver".to_owned(), format.as_str().into());
-    }
+    let name = ImageName {
+        name: image.to_owned(),
+        format: plan.format.clone(),
+        is_options: plan.is_options,
+        flags: plan.flags,
+        ..ImageName::default()
+    };
+    let mut opening = name.to_open(tool.program())?;
     if let Some(mode) = &plan.detect_zeroes {
-        options.insert("detect-zeroes".to_owned(), mode.as_str().into());
+        let mode = mode.as_str().into();
+        opening.options.insert("detect-zeroes".to_owned(), mode);
     }
     let is_guess = !plan.is_options && plan.format.is_none() && plan.flags.contains(OpenFlags::RDWR);
-    let opening = OpenImage {
-        filename: (!plan.is_options).then(|| image.to_owned()),
-        options,
-        flags: plan.flags,
-        probing: Probing::Always,
-        ..OpenImage::default()
-    };
     let user = RootUser::Embedder(tool.program().0.to_owned());
     let opened = tool.graph().open_held(opening, user).await;
     let client =
@@ -147,9 +142,8 @@ async fn open(tool: &Tool<'_>, plan: &Plan, image: &str) -> Result<String, Failu
         warn_of_raw(tool.graph(), &client).await?;
     }
     let node = tool.graph().ask(FindRoot(client.root())).await?.name;
-    if let Some(wanted) = &plan.snapshot {
-        let shown = show(tool, &node, wanted).await;
-        shown.map_err(|error| Failure::from(error).within("Failed to load snapshot"))?;
+    if let Some(snapshot) = &plan.snapshot {
+        snapshot.show(tool, &node).await?;
     }
     if plan.offset == 0 {
         return Ok(node);
@@ -168,28 +162,6 @@ async fn open(tool: &Tool<'_>, plan: &Plan, image: &str) -> Result<String, Failu
     options.insert("read-only".to_owned(), json!(!is_writable));
     tool.graph().ask(AddNode(options)).await?;
     Ok(BEHIND_OFFSET.to_owned())
-}
-
-/// Has a node show a snapshot inside its image.
-async fn show(tool: &Tool<'_>, node: &str, wanted: &Wanted) -> Result<(), Error> {
-    let change = |name: SnapshotName| ChangeSnapshots {
-        device: node.to_owned(),
-        change: SnapshotChange::Show(name),
-        any_name: false,
-    };
-    match wanted {
-        Wanted::Exact(name) => tool.graph().ask(change(name.clone())).await.map(drop),
-        Wanted::Either(text) => {
-            let by_id = tool.graph().ask(change(SnapshotName::with_id(text))).await;
-            if by_id.is_ok() {
-                return Ok(());
-            }
-            tool.graph()
-                .ask(change(SnapshotName::named(text)))
-                .await
-                .map(drop)
-        }
-    }
 }
 
 fn export_options(plan: &Plan, node_name: String) -> BlockExportOptions {

@@ -11,12 +11,14 @@ mod failure;
 mod number;
 mod open;
 mod pairs;
+mod shown_snapshot;
 mod told;
 
 pub use failure::Failure;
 pub use number::{LARGEST, number, size_option};
 pub use open::{ImageName, read_cache, warn_of_raw};
 pub use pairs::read_pairs;
+pub use shown_snapshot::ShownSnapshot;
 
 use super::objects;
 use super::runtime::{control_thread, start};

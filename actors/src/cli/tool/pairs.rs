@@ -1,7 +1,7 @@
 //! Lists of options as QEMU's tools read them (`--image-opts`): flat, unlike what `--blockdev` takes, and never JSON.
 
 use super::Failure;
-use millpond_messages::qapi::{IDENTIFIER_HINT, check_identifier, take_value};
+use millpond_messages::qapi::{IDENTIFIER_HINT, check_identifier, take_pair};
 
 /// Reads `name=value,...`. A first word alone is the value of `implied`, where there is one; any other turns something on, or
 /// with `no` before it off, of which `warn` is told. A doubled comma is one of the value's own.
@@ -17,19 +17,12 @@ pub fn read_pairs(
     let mut rest = text;
     let mut is_first = true;
     while !rest.is_empty() {
-        let end = rest.find(['=', ',']).unwrap_or(rest.len());
-        let (name, tail) = rest.split_at(end);
-        let (name, value) = if let Some(tail) = tail.strip_prefix('=') {
-            let (value, tail) = take_value(tail);
-            rest = tail;
-            (name.to_owned(), value)
-        } else {
-            let (word, tail) = take_value(rest);
-            rest = tail;
-            match implied.filter(|_| is_first) {
-                Some(implied) => (implied.to_owned(), word),
-                None => switch(&word, &mut warn),
-            }
+        let (name, value, tail) = take_pair(rest);
+        rest = tail;
+        let (name, value) = match (name, implied.filter(|_| is_first)) {
+            (Some(name), _) => (name.to_owned(), value),
+            (None, Some(implied)) => (implied.to_owned(), value),
+            (None, None) => switch(&value, &mut warn),
         };
         is_first = false;
         if name == "id" {

@@ -4,7 +4,7 @@ use super::asked::{Roles, check as check_roles};
 use super::backend::{Address, Backend, ChardevOptions, LogFile, Protocol, Socket};
 use super::ring::DEFAULT_SIZE;
 use millpond_messages::qapi::{
-    IDENTIFIER_HINT, InetSocketAddress, SIZE_HINT, check_identifier, parse_size, take_value,
+    IDENTIFIER_HINT, InetSocketAddress, SIZE_HINT, check_identifier, parse_size, take_pair,
 };
 use std::time::Duration;
 
@@ -121,26 +121,18 @@ pub fn parse(text: &str, mut warn: impl FnMut(String)) -> Result<Parsed, String>
     let mut rest = text;
     let mut first = true;
     while !rest.is_empty() {
-        let end = rest.find(['=', ',']).unwrap_or(rest.len());
-        let (name, tail) = rest.split_at(end);
-        let (name, value) = if let Some(tail) = tail.strip_prefix('=') {
-            let (value, tail) = take_value(tail);
-            rest = tail;
-            (name.to_owned(), value)
-        } else {
-            let (name, tail) = take_value(rest);
-            rest = tail;
-            if first && (name == "help" || name == "?") {
-                return Ok(Parsed::BackendHelp);
+        let (name, value, tail) = take_pair(rest);
+        rest = tail;
+        let (name, value) = match name {
+            Some(name) => (name.to_owned(), value),
+            None if value == "help" || value == "?" => {
+                return Ok(match first {
+                    true => Parsed::BackendHelp,
+                    false => Parsed::ParameterHelp,
+                });
             }
-            if name == "help" || name == "?" {
-                return Ok(Parsed::ParameterHelp);
-            }
-            if first {
-                ("backend".to_owned(), name)
-            } else {
-                short_form(&name, &mut warn)
-            }
+            None if first => ("backend".to_owned(), value),
+            None => short_form(&value, &mut warn),
         };
         first = false;
         if name == "id" {

@@ -109,7 +109,7 @@ fn pair<'a>(values: &mut Object, key: &str, tail: &'a str) -> Result<&'a str, St
 }
 
 /// A value up to a comma that is not doubled, and what comes after the comma.
-pub fn take_value(text: &str) -> (String, &str) {
+fn take_value(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut rest = text;
     loop {
@@ -126,6 +126,19 @@ pub fn take_value(text: &str) -> (String, &str) {
             None => return (value, tail),
         }
     }
+}
+
+/// A pair `name=value` up to a comma that is not doubled in its value, or a word alone, which has no name; and what comes
+/// after the comma.
+pub fn take_pair(text: &str) -> (Option<&str>, String, &str) {
+    let end = text.find(['=', ',']).unwrap_or(text.len());
+    let (name, tail) = text.split_at(end);
+    let (name, value) = match tail.strip_prefix('=') {
+        Some(value) => (Some(name), value),
+        None => (None, text),
+    };
+    let (value, rest) = take_value(value);
+    (name, value, rest)
 }
 
 /// The parts of a key between its dots; each but the first may be a number.

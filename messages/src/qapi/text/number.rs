@@ -26,7 +26,7 @@ fn whole(text: &str) -> Option<i128> {
 }
 
 /// `text` as 64 bits with sign.
-pub(in crate::qapi) fn signed(text: &str) -> Option<i64> {
+pub fn signed(text: &str) -> Option<i64> {
     whole(text)?.try_into().ok()
 }
 

@@ -7,8 +7,7 @@ use millpond_messages::{OpenFlags, SECTOR_SIZE};
 use crate::cli::getopt::Row;
 use crate::cli::img::create::{add_options, describe};
 use crate::cli::img::options::{cut, explain};
-use crate::cli::img::shown_snapshot::Snapshot;
-use crate::cli::tool::{Failure, LARGEST, Program, Tool, number, read_cache};
+use crate::cli::tool::{Failure, LARGEST, Program, ShownSnapshot, Tool, number, read_cache};
 use millpond_graph::new_image::asks_for_help;
 
 const HELP: &str = "\
@@ -126,7 +125,7 @@ pub struct ConvertPlan {
     pub source_is_options: bool,
     source_cache: String,
     pub force_share: bool,
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<ShownSnapshot>,
     pub salvages: bool,
     pub target: String,
     pub format: String,
@@ -242,7 +241,7 @@ pub fn read(program: Program<'_>, arguments: &[String]) -> Result<Read, Failure>
             Some(Name::Salvage) => plan.salvages = true,
             Some(Name::Share) => plan.force_share = true,
             Some(Name::SkipBroken) => plan.skips_broken_bitmaps = true,
-            Some(Name::Snapshot) => plan.snapshot = Some(Snapshot::read(program, value)?),
+            Some(Name::Snapshot) => plan.snapshot = Some(ShownSnapshot::read(program, value, '\'')?),
             Some(Name::SourceCache) => plan.source_cache = value,
             Some(Name::SourceFormat) => plan.source_format = Some(value),
             Some(Name::Sparse) => {

@@ -5,8 +5,7 @@ use millpond_messages::{OpenFlags, SECTOR_SIZE};
 
 use super::plan::ConvertPlan;
 use crate::cli::img::copy::Source;
-use crate::cli::img::shown_snapshot::Snapshot;
-use crate::cli::tool::{Failure, ImageName, Tool};
+use crate::cli::tool::{Failure, ImageName, ShownSnapshot, Tool};
 
 /// A source that is open.
 pub struct OpenedSource {
@@ -91,7 +90,7 @@ pub async fn load_snapshot(
     let (Some(snapshot), Some(first)) = (&plan.snapshot, opened.first()) else {
         return Ok(());
     };
-    if matches!(snapshot, Snapshot::IdOrName(_)) && opened.len() > 1 {
+    if matches!(snapshot, ShownSnapshot::IdOrName(_)) && opened.len() > 1 {
         return Err(Failure::new("No support for concatenating multiple snapshot"));
     }
     snapshot.show(tool, &first.node).await

@@ -1,23 +1,24 @@
 //! A snapshot inside an image that is shown in place of what the disk is now, as `-l` names it.
 
-use crate::cli::tool::{Failure, Program, Tool, read_pairs};
+use super::{Failure, Program, Tool, read_pairs};
 use millpond_messages::graph::ChangeSnapshots;
 use millpond_messages::{SnapshotChange, SnapshotName};
 
 /// A snapshot as a command line names it.
-pub(super) enum Snapshot {
+#[derive(Clone, Debug)]
+pub enum ShownSnapshot {
     /// By all that is said.
     Exact(SnapshotName),
     /// By its id, or else by its name.
     IdOrName(String),
 }
 
-impl Snapshot {
-    /// Reads what `-l` says.
+impl ShownSnapshot {
+    /// Reads what `-l` says. `quote` is what a text that repeats it has before it.
     ///
     /// # Errors
     /// It says something else than an id and a name.
-    pub fn read(program: Program<'_>, text: String) -> Result<Self, Failure> {
+    pub fn read(program: Program<'_>, text: String, quote: char) -> Result<Self, Failure> {
         if !text.starts_with("snapshot.") {
             return Ok(Self::IdOrName(text));
         }
@@ -28,7 +29,8 @@ impl Snapshot {
                 "snapshot.name" => name.name = Some(value),
                 other => {
                     program.tell(&format!("Invalid parameter '{other}'"));
-                    return Err(Failure::new(format!("Failed in parsing snapshot param '{text}'")));
+                    let why = format!("Failed in parsing snapshot param {quote}{text}'");
+                    return Err(Failure::new(why));
                 }
             }
         }
