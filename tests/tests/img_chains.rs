@@ -1,6 +1,9 @@
 //! `millpond img commit`, `rebase` and `compare` beside `qemu-img`'s: the same words, and images with the same disk.
 
-use millpond_tests::tools::Both;
+use std::fs::{self, File};
+use std::process::Command;
+
+use millpond_tests::tools::{Both, Side};
 
 /// Both folders with a chain of three images of different lengths, and what it can be put on.
 fn chain() -> Both {
@@ -171,4 +174,31 @@ fn images_of_any_length_are_compared_as_qemu_does() {
     ] {
         both.same(&format!("qemu-img compare {line}"));
     }
+}
+
+/// What is told of a range comes before the failure of a read in it, and, for whoever reads both outputs as one, after it.
+#[test]
+fn what_is_compared_is_told_in_the_order_in_which_qemu_tells_it() {
+    let both = Both::new();
+    both.prepare("qemu-img create -q -f qcow2 a 1M");
+    both.prepare("qemu-img create -q -f qcow2 b 0");
+    both.write_image("qcow2", "a", &["write -P 1 0 4k"]);
+    both.write(
+        "config",
+        b"[inject-error]\nevent = \"read_aio\"\nerrno = \"5\"\nonce = \"off\"\n",
+    );
+    both.same("qemu-img compare blkdebug:config:a b");
+    let told = [Side::Ours, Side::Theirs].map(|side| {
+        let path = both.folder(side).join("told");
+        let file = File::create(&path).expect("a file");
+        let status = Command::new(both.program(side, "qemu-img"))
+            .args(["compare", "blkdebug:config:a", "b"])
+            .current_dir(both.folder(side))
+            .stdout(file.try_clone().expect("a second descriptor"))
+            .stderr(file)
+            .status();
+        let code = status.expect("the program is there").code();
+        (fs::read_to_string(path).expect("what was told"), code)
+    });
+    assert_eq!(told[0], told[1], "left is ours, right is QEMU's");
 }

@@ -46,6 +46,7 @@ fn what_cannot_be_is_refused_as_qemu_does() {
         "-r 1X a.raw b",
         "-C -c -O qcow2 a.raw b",
         "-C -S 4k a.raw b",
+        "-O qcow2 -B a.raw a.raw a.raw b",
         "-C --salvage a.raw b",
         "--skip-broken-bitmaps a.raw b",
         "--target-image-opts a.raw driver=raw,file.filename=b",

@@ -239,6 +239,23 @@ fn images_are_opened_closed_and_reopened_as_qemu_does() {
         ("-f foo", "read 0 1", "x"),
         ("", "read 0 1", "nope"),
         ("", "write 512 1", "r"),
+        (
+            "",
+            "reopen -o file.node-name=y; reopen -o file.driver=qcow2; reopen -o file.driver=file",
+            "x",
+        ),
+        (
+            "",
+            "reopen -o cache.direct=x; reopen -o file.cache.no-flush=x; reopen -o cache.no-flush=on",
+            "x",
+        ),
+        (
+            "",
+            "open -o driver=blkdebug,image.driver=qcow2,align=4k blkdebug::x; write -P 7 1000 128k; read -P 7 1000 128k",
+            "",
+        ),
+        ("--image-opts", "info; length", "driver=null-co"),
+        ("--image-opts", "info; length", "driver=raw,file.driver=null-co"),
         ("--image-opts", "length", "driver=qcow2,file.filename=x"),
         ("--image-opts", "length", "driver=qcow2,file.filename=nope"),
         ("--image-opts", "length", "x"),
@@ -326,6 +343,7 @@ fn options_of_nodes_are_text_where_numbers_and_switches_are_meant() {
         "driver=null-co,size=1M",
         "driver=null-co,size=1M,read-zeroes=on",
         "driver=qcow2,file.filename=x,l2-cache-size=64k,lazy-refcounts=on",
+        "driver=qcow2,file.filename=x,cache-size=1.25M,refcount-cache-size=.25M",
         &format!("{blkdebug}=pwritev,file.inject-error.0.errno=28,file.inject-error.0.once=on"),
     ] {
         same(&both, "--image-opts", commands, options);

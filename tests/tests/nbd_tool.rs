@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use millpond_tests::PATIENCE;
 use millpond_tests::tool::{Run, run, try_run};
 use millpond_tests::tools::{Both, Side};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A server in the background, in the folder of one of the two; killed when this is dropped.
 struct Server {
@@ -42,8 +42,10 @@ impl Server {
         format!("nbd+unix:///{name}?socket={}", self.socket)
     }
 
+    /// Whether it runs. It is no child of the test: who has ended is there until some other process has looked.
     fn lives(&self) -> bool {
-        test_kill_process(self.pid).is_ok()
+        let status = fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero()));
+        status.is_ok_and(|status| !status.contains(") Z "))
     }
 
     /// Waits until the server has ended by itself.

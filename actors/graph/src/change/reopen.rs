@@ -9,6 +9,7 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, NodeId, OpenFlags,
 
 use crate::change::delete;
 use crate::change::targets::{Reopened, Rest, Target, check_cycle, collect, inherit};
+use crate::open::options;
 use crate::order::{NodeOrder, NodeTask};
 use crate::sections::Cover;
 use crate::state::PolicyState;
@@ -103,7 +104,12 @@ impl Change for Reopening {
         }
         let mut targets = Vec::new();
         for options in &self.list {
-            collect(graph, options.clone(), None, self.rest, &mut targets)?;
+            let options = match self.rest {
+                Rest::Default => options.clone(),
+                // Whoever says what changes, and no more, may name the options of a child by their path.
+                Rest::Kept => options::nest_dotted_keys(options.clone())?,
+            };
+            collect(graph, options, None, self.rest, &mut targets)?;
         }
         self.targets = targets;
         Ok(())

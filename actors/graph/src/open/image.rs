@@ -102,7 +102,12 @@ pub fn named(world: &World, filename: &str, options: Options, is_protocol: bool)
             Some(kind) => kind,
             None => protocol_of(world, filename, true)?,
         };
-        join(&mut options, kind.parse_filename(filename)?);
+        let parsed = kind.parse_filename(filename)?;
+        let below: Vec<String> = parsed.keys().cloned().collect();
+        join(&mut options, parsed);
+        for child in below {
+            name_below(world, &mut options, &child)?;
+        }
         options.insert("driver".to_owned(), kind.name().into());
         return Ok(options);
     }
@@ -114,6 +119,28 @@ pub fn named(world: &World, filename: &str, options: Options, is_protocol: bool)
     let file = named(world, filename, file, true)?;
     options.insert("file".to_owned(), Value::Object(file));
     Ok(options)
+}
+
+/// Passes a filename that options of a child have on to the file below that, where the child's driver is a format.
+fn name_below(world: &World, options: &mut Options, child: &str) -> Result<()> {
+    let Some(Value::Object(nested)) = options.get_mut(child) else {
+        return Ok(());
+    };
+    let is_format = nested.get("driver").and_then(Value::as_str).is_some_and(|name| {
+        world.with(|state| {
+            state
+                .registry
+                .find(name)
+                .is_some_and(|kind| !kind.has_filenames())
+        })
+    });
+    if !is_format {
+        return Ok(());
+    }
+    if let Some(Value::String(filename)) = nested.remove("filename") {
+        *nested = named(world, &filename, std::mem::take(nested), true)?;
+    }
+    Ok(())
 }
 
 /// Adds what is not there yet, also in nested options.

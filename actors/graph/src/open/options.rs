@@ -75,8 +75,13 @@ fn take_cache(options: &mut Options) -> Result<(Option<bool>, Option<bool>)> {
     match options.remove("cache") {
         None => {}
         Some(Value::Object(mut cache)) => {
-            direct = take_bool(&mut cache, "direct")?.or(direct);
-            no_flush = take_bool(&mut cache, "no-flush")?.or(no_flush);
+            let mut take = |name: &str| {
+                let whole = format!("cache.{name}");
+                let value = cache.remove(name).map(|value| (whole.clone(), value));
+                take_bool(&mut value.into_iter().collect(), &whole)
+            };
+            direct = take("direct")?.or(direct);
+            no_flush = take("no-flush")?.or(no_flush);
             if let Some(name) = cache.keys().next() {
                 return Err(Error::new(
                     ErrorKind::InvalidArgument,

@@ -289,12 +289,18 @@ impl Pair<'_> {
         let looked_at = pieces.map_ok(|piece| self.look_at(piece)).try_buffered(AT_ONCE);
         let settled = looked_at.try_for_each(|(piece, difference)| {
             piece.notice.into_iter().for_each(&tell);
-            if let Some(text) = piece.verdict.or(difference) {
-                tell(&text);
-                return ready(Err(Verdict::Different));
-            }
-            progress.add(piece.len as f32 / whole as f32 * 100.0);
-            ready(Ok(()))
+            ready(
+                difference.and_then(|difference| match piece.verdict.or(difference) {
+                    Some(text) => {
+                        tell(&text);
+                        Err(Verdict::Different)
+                    }
+                    None => {
+                        progress.add(piece.len as f32 / whole as f32 * 100.0);
+                        Ok(())
+                    }
+                }),
+            )
         });
         settled.await?;
         tell("Images are identical.");
@@ -365,8 +371,14 @@ impl Pair<'_> {
         })
     }
 
-    /// The piece again, with the text about the first difference in it.
-    async fn look_at(&self, piece: Piece) -> Result<(Piece, Option<String>), Verdict> {
+    /// The piece again, with the text about the first difference in it. What is told of the piece comes before the failure of a
+    /// read in it.
+    async fn look_at(&self, piece: Piece) -> Result<(Piece, Result<Option<String>, Verdict>), Verdict> {
+        let difference = self.difference_in(&piece).await;
+        Ok((piece, difference))
+    }
+
+    async fn difference_in(&self, piece: &Piece) -> Result<Option<String>, Verdict> {
         let (offset, len) = (piece.offset, piece.len);
         let differs_at = match piece.look {
             Look::Same => None,
@@ -388,8 +400,7 @@ impl Pair<'_> {
                 at
             }
         };
-        let text = differs_at.map(|at| format!("Content mismatch at offset {}!", offset + at));
-        Ok((piece, text))
+        Ok(differs_at.map(|at| format!("Content mismatch at offset {}!", offset + at)))
     }
 }
 

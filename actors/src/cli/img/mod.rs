@@ -31,7 +31,7 @@ mod snapshot;
 use super::filters::Filters;
 use super::getopt::{self, Row};
 use super::texts::TOOL_VERSION;
-use super::tool::{Failure, Program, print};
+use super::tool::{Failure, Program, flush_output, print};
 use super::trace;
 use crate::log::LogOptions;
 use std::process::ExitCode;
@@ -150,7 +150,9 @@ const OPTIONS: &[Row<Name>] = &[
 /// Runs the tool; `name` is the program's, for its texts.
 pub fn run(name: &str, arguments: &[String]) -> ExitCode {
     let program = Program(name);
-    command(program, arguments).unwrap_or_else(|failure| failure.tell(program))
+    let code = command(program, arguments).unwrap_or_else(|failure| failure.tell(program));
+    flush_output();
+    code
 }
 
 fn command(program: Program<'_>, arguments: &[String]) -> Result<ExitCode, Failure> {

@@ -1,6 +1,6 @@
 //! How far a command is, in percent, on the line of standard output that QEMU's tools keep for it.
 
-use crate::cli::tool::print;
+use crate::cli::tool::{flush_output, print};
 use std::cell::Cell;
 
 /// Steps smaller than this are not shown, in percent.
@@ -34,6 +34,7 @@ impl ShownProgress {
         if self.is_shown && (far || percent <= 0.0 || percent >= WHOLE) {
             self.shown.set(percent);
             print(&format!("    ({percent:.2}/100%)\r"));
+            flush_output();
         }
     }
 

@@ -7,9 +7,9 @@ use millpond_messages::io::Outcome;
 use millpond_ring::buffer::Buffers;
 
 use super::memory;
-use super::output::HeldOutput;
 use super::report::dump;
 use super::shown::Shown;
+use crate::cli::tool::HeldOutput;
 
 /// A request that has ended.
 pub struct Finished {

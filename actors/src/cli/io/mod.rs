@@ -15,7 +15,6 @@ mod in_flight;
 mod lines;
 mod memory;
 mod number;
-mod output;
 mod process;
 mod prompt;
 mod report;

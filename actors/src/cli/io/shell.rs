@@ -10,9 +10,9 @@ use millpond_messages::graph::SetRootPermissions;
 use millpond_messages::{Error, Permissions};
 
 use super::in_flight::Finished;
-use super::output::HeldOutput;
 use super::table;
 use crate::cli::texts::printable;
+use crate::cli::tool::HeldOutput;
 use crate::graph::GraphHandle;
 use crate::log::tell;
 use crate::node::Client;

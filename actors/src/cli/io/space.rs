@@ -168,9 +168,9 @@ pub async fn info(shell: &mut Shell) -> Ended {
     let asked = shell.graph.ask(DescribeImage {
         node_name: node_name.clone(),
     });
-    let (cluster_size, state_offset) = match shell.wait(asked).await {
-        Ok(info) => (info.cluster_size, info.vm_state_offset),
-        Err(error) if error.kind() == ErrorKind::Unsupported => (0, 0),
+    let found = match shell.wait(asked).await {
+        Ok(info) => Some(info),
+        Err(error) if error.kind() == ErrorKind::Unsupported => None,
         Err(_) => return Err(Failed),
     };
     let asked = shell.graph.ask(NamedNodes { flat: true });
@@ -193,8 +193,13 @@ pub async fn info(shell: &mut Shell) -> Ended {
     for _ in 0..times {
         shell.say(&format!("format name: {driver}"));
     }
-    shell.say(&format!("cluster size: {}", report::size(cluster_size)));
-    shell.say(&format!("vm state offset: {}", report::size(state_offset)));
+    // Where a driver tells nothing of its image, that is all.
+    let info = found.ok_or(Failed)?;
+    shell.say(&format!("cluster size: {}", report::size(info.cluster_size)));
+    shell.say(&format!(
+        "vm state offset: {}",
+        report::size(info.vm_state_offset)
+    ));
     let specific = node.image.format_specific;
     let specific = specific.and_then(|specific| serde_json::to_value(specific).ok());
     if let Some(data) = specific.as_ref().and_then(|specific| specific.get("data"))

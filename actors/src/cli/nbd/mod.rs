@@ -7,7 +7,7 @@ mod options;
 mod serve;
 
 use super::background::{Background, Side, split};
-use super::tool::{Failure, Program, Tool};
+use super::tool::{Failure, Program, Tool, flush_output};
 use millpond_messages::IoError;
 use options::{Plan, Task};
 use std::process::ExitCode;
@@ -15,7 +15,9 @@ use std::process::ExitCode;
 /// Runs the tool; `program` is its name in texts.
 pub fn run(program: &str, arguments: &[String]) -> ExitCode {
     let program = Program(program);
-    start(program, arguments).unwrap_or_else(|failure| failure.tell(program))
+    let code = start(program, arguments).unwrap_or_else(|failure| failure.tell(program));
+    flush_output();
+    code
 }
 
 fn start(program: Program<'_>, arguments: &[String]) -> Result<ExitCode, Failure> {

@@ -10,6 +10,7 @@
 mod failure;
 mod number;
 mod open;
+mod output;
 mod pairs;
 mod shown_snapshot;
 mod told;
@@ -17,6 +18,7 @@ mod told;
 pub use failure::Failure;
 pub use number::{LARGEST, number, size_option};
 pub use open::{ImageName, read_cache, warn_of_raw};
+pub use output::{HeldOutput, flush_output, print};
 pub use pairs::read_pairs;
 pub use shown_snapshot::ShownSnapshot;
 
@@ -24,7 +26,6 @@ use super::objects;
 use super::runtime::{control_thread, start};
 use crate::daemon::Daemon;
 use crate::graph::GraphHandle;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// The name of a program, as its texts have it.
@@ -40,14 +41,6 @@ impl Program<'_> {
     /// Tells what the user should know though the program goes on.
     pub fn warn(self, text: &str) {
         self.tell(&format!("warning: {text}"));
-    }
-}
-
-/// Writes to standard output at once. A tool waits for whoever reads it; one that nobody reads any more goes on, as QEMU's do.
-pub fn print(text: &str) {
-    let mut output = io::stdout().lock();
-    if output.write_all(text.as_bytes()).is_ok() {
-        drop(output.flush());
     }
 }
 

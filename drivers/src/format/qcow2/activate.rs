@@ -36,18 +36,23 @@ impl Qcow2 {
         }
         let marked = self.keep_bitmaps().await;
         let bitmaps = marked.map_err(|error| Error::io("Could not update the image's bitmaps", error))?;
-        let known = bitmaps | AUTOCLEAR_DATA_FILE_RAW;
-        let had = {
-            let autoclear = &mut self.state.borrow_mut().header.autoclear;
-            std::mem::replace(autoclear, *autoclear & known)
-        };
-        if had & !known != 0 {
-            self.write_features()
-                .await
-                .map_err(|error| Error::io("Could not update qcow2 header", error))?;
-        }
+        self.clear_unkept(bitmaps | AUTOCLEAR_DATA_FILE_RAW)
+            .await
+            .map_err(|error| Error::io("Could not update qcow2 header", error))?;
         self.state.borrow_mut().active = true;
         Ok(())
+    }
+
+    /// Clears the flags of features that a change of the image does not keep, which are all but those in `kept`.
+    pub(super) async fn clear_unkept(&self, kept: u64) -> Result<(), IoError> {
+        let had = {
+            let autoclear = &mut self.state.borrow_mut().header.autoclear;
+            std::mem::replace(autoclear, *autoclear & kept)
+        };
+        match had & !kept {
+            0 => Ok(()),
+            _ => self.write_features().await,
+        }
     }
 
     /// Says in the image that its bitmaps are kept here; answers the flags by which it has them still.

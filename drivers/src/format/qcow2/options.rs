@@ -1,6 +1,7 @@
 //! A node's options, with QEMU's names and defaults, and the cache sizes that follow from them.
 
 use millpond_messages::graph::Options;
+use millpond_messages::qapi::parse_size;
 use millpond_messages::{Error, ErrorKind, OpenFlags, Result};
 use serde::de::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -68,25 +69,12 @@ pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     let value = Value::deserialize(deserializer)?;
     let number = match &value {
         Value::Number(number) => number.as_u64(),
-        Value::String(text) => size(text),
+        Value::String(text) => parse_size(text),
         _ => None,
     };
     number
         .map(Some)
         .ok_or_else(|| serde::de::Error::custom("invalid type: expected a size"))
-}
-
-fn size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.get(digits.len()..)? {
-        "" | "b" | "B" => 0,
-        "k" | "K" => 10,
-        "m" | "M" => 20,
-        "g" | "G" => 30,
-        "t" | "T" => 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// Options that fit the image.

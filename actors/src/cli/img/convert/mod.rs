@@ -48,11 +48,7 @@ async fn convert(tool: &Tool<'_>, plan: &ConvertPlan) -> Result<ExitCode, Failur
         Some(new) => new.backing.clone(),
         None => plan.backing.clone(),
     };
-    if backing.is_some() && sources.len() > 1 {
-        let text =
-            "Having a backing file for the target makes no sense when concatenating multiple input images";
-        return Err(Failure::new(text));
-    }
+    check_backing(plan, backing.as_deref())?;
     if let Some(new) = new.as_ref().filter(|_| plan.compresses) {
         new.check_compression()?;
     }
@@ -92,6 +88,16 @@ async fn convert(tool: &Tool<'_>, plan: &ConvertPlan) -> Result<ExitCode, Failur
     }
     progress.complete();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Several images in a row have no backing file in common.
+fn check_backing(plan: &ConvertPlan, backing: Option<&str>) -> Result<(), Failure> {
+    if backing.is_some() && plan.sources.len() > 1 {
+        let text =
+            "Having a backing file for the target makes no sense when concatenating multiple input images";
+        return Err(Failure::new(text));
+    }
+    Ok(())
 }
 
 async fn check_room(target: &Client, length: u64) -> Result<(), Failure> {

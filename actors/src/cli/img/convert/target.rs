@@ -62,6 +62,7 @@ pub async fn prepare(tool: &Tool<'_>, plan: &ConvertPlan, length: u64) -> Result
     };
     let given = Given::new(&image)?;
     let backing = given.get("backing_file").map(str::to_owned);
+    super::check_backing(plan, backing.as_deref())?;
     if backing.is_some() && given.get("backing_fmt").is_none() {
         return Err(Failure::new(
             "Use of backing file requires explicit backing format",

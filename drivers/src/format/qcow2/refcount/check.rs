@@ -5,7 +5,9 @@ use millpond_messages::{CheckResult, Error, FINDINGS, FragmentInfo, IoError, IoR
 use super::references::References;
 use crate::api::Repair;
 use crate::format::qcow2::bitmaps::listed::Bits;
-use crate::format::qcow2::header::MAX_L1_BYTES;
+use crate::format::qcow2::header::{
+    AUTOCLEAR_BITMAP_LOG, AUTOCLEAR_BITMAPS, AUTOCLEAR_DATA_FILE_RAW, MAX_L1_BYTES,
+};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::entry::{
     COPIED, Cluster, L2_RESERVED, REFTABLE_RESERVED, ZERO, compressed, l2_table, refblock,
@@ -65,7 +67,13 @@ impl Qcow2 {
             next_contiguous: None,
         };
         check.run().await.map_err(failed)?;
-        Ok(check.result)
+        let result = check.result;
+        if repair.is_wanted() {
+            // The disk's data, of which bitmaps tell, are what they were.
+            let kept = AUTOCLEAR_BITMAPS | AUTOCLEAR_BITMAP_LOG | AUTOCLEAR_DATA_FILE_RAW;
+            self.clear_unkept(kept).await.map_err(failed)?;
+        }
+        Ok(result)
     }
 }
 

@@ -1,10 +1,27 @@
-//! What the tool prints on standard output, held back as C's library holds it: whoever reads it together with standard error
+//! What a tool prints on standard output, held back as C's library holds it: whoever reads it together with standard error
 //! finds both in the order in which QEMU's tool would have written them.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
 
 /// Bytes that are held back for a reader that is no terminal.
 const HELD: usize = 4096;
+
+thread_local! {
+    /// The standard output of a tool that runs one command, which its control thread writes.
+    static OUTPUT: RefCell<HeldOutput> = RefCell::new(HeldOutput::new());
+}
+
+/// Prints text of a tool that runs one command. A tool waits for whoever reads it; one that nobody reads any more goes on, as
+/// QEMU's do.
+pub fn print(text: &str) {
+    OUTPUT.with_borrow_mut(|output| output.lines(text));
+}
+
+/// Writes what of such text is held back still.
+pub fn flush_output() {
+    OUTPUT.with_borrow_mut(HeldOutput::flush);
+}
 
 /// Standard output, written a block at a time; a line at a time to a terminal.
 pub struct HeldOutput {
@@ -24,7 +41,12 @@ impl HeldOutput {
     /// Prints a line, with its end.
     pub fn line(&mut self, line: &str) {
         self.text(line);
-        self.text("\n");
+        self.lines("\n");
+    }
+
+    /// Prints text that ends a line.
+    pub fn lines(&mut self, text: &str) {
+        self.text(text);
         if self.is_terminal {
             self.flush();
         }
