@@ -270,9 +270,9 @@ fn take(
         Name::Disconnect => given.disconnect = true,
         Name::Shared => {
             let most = parse_unsigned(&value).and_then(|number| i32::try_from(number).ok());
-            let most = most.and_then(|number| u32::try_from(number).ok());
-            plan.shared =
-                most.ok_or_else(|| Failure::new(format!("Invalid shared device number '{value}'")))?;
+            plan.shared = most
+                .map(i32::unsigned_abs)
+                .ok_or_else(|| Failure::new(format!("Invalid shared device number '{value}'")))?;
         }
         Name::Format => plan.format = Some(value),
         Name::Persistent => plan.persistent = true,
