@@ -253,10 +253,7 @@ fn take(
         Name::Port => plan.port = Some(value),
         Name::Socket if !value.starts_with('/') => return Err(Failure::new("socket path must be absolute")),
         Name::Socket => plan.socket = Some(value),
-        Name::Offset => {
-            plan.offset =
-                parse_unsigned(&value).ok_or_else(|| Failure::new(format!("Invalid offset '{value}'")))?;
-        }
+        Name::Offset => plan.offset = number("offset", &value)?,
         Name::ReadOnly => plan.flags -= OpenFlags::RDWR,
         Name::Snapshot => plan.flags |= OpenFlags::SNAPSHOT,
         Name::LoadSnapshot => {
@@ -268,12 +265,7 @@ fn take(
         }
         Name::Connect => given.device = Some(value),
         Name::Disconnect => given.disconnect = true,
-        Name::Shared => {
-            let most = parse_unsigned(&value).and_then(|number| i32::try_from(number).ok());
-            plan.shared = most
-                .map(i32::unsigned_abs)
-                .ok_or_else(|| Failure::new(format!("Invalid shared device number '{value}'")))?;
-        }
+        Name::Shared => plan.shared = number::<i32>("shared device number", &value)?.unsigned_abs(),
         Name::Format => plan.format = Some(value),
         Name::Persistent => plan.persistent = true,
         Name::Object => plan.objects.push(value),
@@ -292,15 +284,16 @@ fn take(
         Name::List => given.list = true,
         Name::AllocationDepth => plan.allocation_depth = true,
         Name::Bitmap => plan.bitmap = Some(value),
-        Name::HandshakeLimit => {
-            let limit = parse_unsigned(&value).and_then(|number| u32::try_from(number).ok());
-            plan.handshake_limit =
-                limit.ok_or_else(|| Failure::new(format!("Invalid handshake limit '{value}'")))?;
-        }
+        Name::HandshakeLimit => plan.handshake_limit = number("handshake limit", &value)?,
         // Nothing more is told than always, and there are no such traces.
         Name::Verbose | Name::Trace | Name::Help | Name::Version => {}
     }
     Ok(())
+}
+
+fn number<T: TryFrom<u64>>(what: &str, value: &str) -> Result<T, Failure> {
+    let number = parse_unsigned(value).and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| Failure::new(format!("Invalid {what} '{value}'")))
 }
 
 /// Takes an option of the image's node.
