@@ -38,7 +38,7 @@ pub fn builtin() -> Registry {
         Arc::new(FileKind::HOST_DEVICE),
         Arc::new(LuksKind::new(registry.secrets().clone())),
         Arc::new(MirrorTopKind),
-        Arc::new(NbdKind),
+        Arc::new(NbdKind::new(registry.client_credentials().clone())),
         Arc::new(NullKind::CO),
         Arc::new(NullKind::AIO),
         Arc::new(PreallocateKind),

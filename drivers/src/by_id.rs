@@ -7,21 +7,21 @@ use arc_swap::ArcSwap;
 
 /// Things by their ids, found without a lock from any thread. Clones are the same collection.
 #[derive(Debug)]
-pub struct ById<T>(Arc<ArcSwap<BTreeMap<String, Arc<T>>>>);
+pub struct ById<T: ?Sized>(Arc<ArcSwap<BTreeMap<String, Arc<T>>>>);
 
-impl<T> Clone for ById<T> {
+impl<T: ?Sized> Clone for ById<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T> Default for ById<T> {
+impl<T: ?Sized> Default for ById<T> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<T> ById<T> {
+impl<T: ?Sized> ById<T> {
     /// All things, as they are now.
     #[must_use]
     pub fn all(&self) -> Arc<BTreeMap<String, Arc<T>>> {
@@ -35,8 +35,15 @@ impl<T> ById<T> {
     }
 
     /// Makes a thing known under an id, in the place of what had it.
-    pub fn put(&self, id: &str, thing: T) {
-        let thing = Arc::new(thing);
+    pub fn put(&self, id: &str, thing: T)
+    where
+        T: Sized,
+    {
+        self.put_shared(id, Arc::new(thing));
+    }
+
+    /// The same for a thing that others have too.
+    pub fn put_shared(&self, id: &str, thing: Arc<T>) {
         self.change(|things| {
             things.insert(id.to_owned(), Arc::clone(&thing));
         });

@@ -17,6 +17,7 @@ pub mod format;
 pub mod protocol;
 pub mod replica;
 pub mod secret;
+pub mod tls;
 
 #[doc(hidden)]
 pub use {millpond_messages as messages, millpond_ring as ring};

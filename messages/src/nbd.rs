@@ -172,6 +172,25 @@ pub mod reply {
     /// The reply names a metadata context.
     pub const META_CONTEXT: u32 = 4;
 
+    /// What a client tells of a refusal of this kind, in QEMU's words, and what the user may do about it.
+    #[must_use]
+    pub fn refusal(kind: u32, option: u32) -> (String, Option<&'static str>) {
+        let name = super::option::name(option);
+        let text = match kind {
+            ERR_UNSUP => format!("Unsupported option type {option} ({name})"),
+            ERR_POLICY => format!("Denied by server for option {option} ({name})"),
+            ERR_INVALID => format!("Invalid parameters for option {option} ({name})"),
+            ERR_PLATFORM => format!("Server lacks support for option {option} ({name})"),
+            ERR_TLS_REQD => format!("TLS negotiation required before option {option} ({name})"),
+            ERR_UNKNOWN => "Requested export not available".to_owned(),
+            ERR_SHUTDOWN => format!("Server shutting down before option {option} ({name})"),
+            ERR_BLOCK_SIZE_REQD => format!("Server requires INFO_BLOCK_SIZE for option {option} ({name})"),
+            _ => format!("Unknown error code when asking for option {option} ({name})"),
+        };
+        let hint = (kind == ERR_TLS_REQD).then_some("Did you forget a valid tls-creds?");
+        (text, hint)
+    }
+
     /// Set in the types of refusals.
     pub const ERROR: u32 = 1 << 31;
     /// The option is not known.

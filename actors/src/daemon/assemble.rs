@@ -47,9 +47,9 @@ impl Daemon {
     pub fn start_with(config: GraphConfig, extra_drivers: Vec<String>) -> io::Result<(Self, GraphHandle)> {
         let throttle_groups = config.registry.throttle_groups().clone();
         let secrets = config.registry.secrets().clone();
+        let tls = TlsRegistry::new(config.registry.client_credentials().clone());
         let (_, graph) = Graph::start(config)?;
         let events = EventBus::default();
-        let tls = TlsRegistry::default();
         let exports = ExportRegistry::new(graph.clone(), events.clone(), tls.clone());
         let announcements = graph.listen();
         let site = Site {

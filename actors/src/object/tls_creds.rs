@@ -181,7 +181,7 @@ impl UserObject for CredentialsObject {
         let (options, secrets) = (self.credentials.clone(), site.secrets.clone());
         async move {
             let loaded = aside(move || Credentials::load(options, &secrets)).await?;
-            site.tls.credentials.put(&self.id, loaded);
+            site.tls.put(&self.id, loaded);
             Ok(())
         }
         .boxed_local()
@@ -193,7 +193,7 @@ impl UserObject for CredentialsObject {
 
     /// Forgets them. A server that was started with them goes on with them.
     fn end<'a>(&'a self, site: &'a Site) -> Effect<'a> {
-        site.tls.credentials.remove(&self.id);
+        site.tls.remove(&self.id);
         ready(Ok(())).boxed_local()
     }
 }

@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use millpond_drivers::secret::Secrets;
+use millpond_drivers::tls::{ClientCredentials, TlsError, TlsSession};
+use millpond_messages::Result;
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
-use millpond_messages::{Error, Result};
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode};
 
 use super::files::{Stamp, optional};
 use super::priority::{Priority, Proof};
 use super::psk;
+use super::session::OpensslSession;
 use super::x509::{self, X509Files, X509Options, default_group, failed, invalid, read_group};
 
 /// How the two sides know each other.
@@ -50,8 +52,8 @@ pub(crate) struct CredentialsOptions {
 pub(crate) struct Credentials {
     options: CredentialsOptions,
     secrets: Secrets,
-    /// What new sessions are made of; none for those who connect.
-    read: ArcSwapOption<Read>,
+    /// What new sessions are made of.
+    read: ArcSwap<Read>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -74,17 +76,11 @@ impl Credentials {
     /// # Errors
     /// QEMU's texts: something is missing, or is not what it should be.
     pub(crate) fn load(options: CredentialsOptions, secrets: &Secrets) -> Result<Self> {
-        let is_server = options.endpoint == QCryptoTLSCredsEndpoint::Server;
-        let read = if is_server {
-            Some(Arc::new(options.read_for_server(secrets)?))
-        } else {
-            options.check_for_client(secrets)?;
-            None
-        };
+        let read = options.read(secrets)?;
         Ok(Self {
             options,
             secrets: secrets.clone(),
-            read: ArcSwapOption::new(read),
+            read: ArcSwap::from_pointee(read),
         })
     }
 
@@ -96,31 +92,31 @@ impl Credentials {
         if self.options.endpoint == expected {
             return Ok(());
         }
-        Err(wrong_endpoint(expected))
+        let word = expected.as_str();
+        Err(invalid(format!("Expected TLS credentials for a {word} endpoint")))
     }
 
-    /// Whether a server is to know who its clients are.
+    /// Whether one side is to know who the other is.
     pub(super) fn asks_for_certificate(&self) -> bool {
         matches!(self.options.kind, CredentialsKind::Certificate { .. }) && self.options.verify_peer
     }
 
-    /// What a server makes a new session of: of the files as they are now. While they are of no use (somebody may be
+    /// What one side makes a new session of: of the files as they are now. While they are of no use (somebody may be
     /// replacing them), sessions are made of what they were. Not for a thread that others wait for.
     ///
     /// # Errors
-    /// They are for those who connect.
-    pub(super) fn for_session(&self) -> Result<SslContext> {
-        let Some(known) = self.read.load_full() else {
-            return Err(wrong_endpoint(QCryptoTLSCredsEndpoint::Server));
-        };
+    /// They are for the other side.
+    pub(super) fn for_session(&self, endpoint: QCryptoTLSCredsEndpoint) -> Result<SslContext> {
+        self.check_endpoint(endpoint)?;
+        let known = self.read.load_full();
         if self.options.stamps() == known.stamps {
             return Ok(known.context.clone());
         }
-        match self.options.read_for_server(&self.secrets) {
+        match self.options.read(&self.secrets) {
             Ok(read) => {
                 tracing::info!(dir = self.options.dir, "TLS credentials were read again");
                 let context = read.context.clone();
-                self.read.store(Some(Arc::new(read)));
+                self.read.store(Arc::new(read));
                 Ok(context)
             }
             Err(error) => {
@@ -131,9 +127,15 @@ impl Credentials {
     }
 }
 
-fn wrong_endpoint(expected: QCryptoTLSCredsEndpoint) -> Error {
-    let word = expected.as_str();
-    invalid(format!("Expected TLS credentials for a {word} endpoint"))
+impl ClientCredentials for Credentials {
+    fn check(&self) -> Result<()> {
+        self.check_endpoint(QCryptoTLSCredsEndpoint::Client)
+    }
+
+    fn connect(&self, hostname: Option<&str>) -> std::result::Result<Box<dyn TlsSession>, TlsError> {
+        let session = OpensslSession::connect(self, hostname)?;
+        Ok(Box::new(session))
+    }
 }
 
 impl CredentialsOptions {
@@ -181,27 +183,18 @@ impl CredentialsOptions {
         X509Files::read(&options, secrets).map(Some)
     }
 
-    fn check_for_client(&self, secrets: &Secrets) -> Result<()> {
-        self.read_certificates(secrets)?;
-        match &self.kind {
-            CredentialsKind::Key { username } => {
-                psk::check_user(&self.dir()?, username.as_deref().unwrap_or("qemu"))
-            }
-            CredentialsKind::Anonymous | CredentialsKind::Certificate { .. } => Ok(()),
-        }
-    }
-
-    fn read_for_server(&self, secrets: &Secrets) -> Result<Read> {
+    fn read(&self, secrets: &Secrets) -> Result<Read> {
         // Before the files are read: what changes meanwhile is read again.
         let stamps = self.stamps();
-        let priority = || Priority::parse(self.priority.as_deref(), self.proof());
+        let is_server = self.endpoint == QCryptoTLSCredsEndpoint::Server;
         let mut context = match self.read_certificates(secrets)? {
             Some(files) => {
-                let mut context = builder(&priority()?).map_err(failed)?;
-                files.configure(&mut context, self.verify_peer)?;
+                let mut context = self.begin()?;
+                files.configure(&mut context, self.verify_peer, is_server)?;
                 context
             }
-            None => self.without_certificate(priority)?,
+            None if is_server => self.without_certificate()?,
+            None => self.client_without_certificate()?,
         };
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
         Ok(Read {
@@ -210,7 +203,44 @@ impl CredentialsOptions {
         })
     }
 
-    fn without_certificate(&self, priority: impl Fn() -> Result<Priority>) -> Result<SslContextBuilder> {
+    /// What all sessions of one side begin with.
+    fn begin(&self) -> Result<SslContextBuilder> {
+        let priority = Priority::parse(self.priority.as_deref(), self.proof())?;
+        let method = match self.endpoint {
+            QCryptoTLSCredsEndpoint::Server => SslMethod::tls_server(),
+            QCryptoTLSCredsEndpoint::Client => SslMethod::tls_client(),
+        };
+        builder(method, &priority).map_err(failed)
+    }
+
+    fn client_without_certificate(&self) -> Result<SslContextBuilder> {
+        let key = match &self.kind {
+            CredentialsKind::Key { username } => {
+                let user = username.as_deref().unwrap_or("qemu");
+                Some((user.to_owned(), psk::key_of(&self.dir()?, user)?))
+            }
+            CredentialsKind::Anonymous | CredentialsKind::Certificate { .. } => None,
+        };
+        let mut context = self.begin()?;
+        if let Some((user, key)) = key {
+            context.set_psk_client_callback(move |_, _, user_room, key_room| {
+                // The name ends with a byte of zero. What has no room is not given, and then the server refuses.
+                let name = user_room
+                    .get_mut(..user.len() + 1)
+                    .and_then(<[u8]>::split_last_mut);
+                let (Some((end, name)), Some(room)) = (name, key_room.get_mut(..key.len())) else {
+                    return Ok(0);
+                };
+                name.copy_from_slice(user.as_bytes());
+                *end = 0;
+                room.copy_from_slice(&key);
+                Ok(key.len())
+            });
+        }
+        Ok(context)
+    }
+
+    fn without_certificate(&self) -> Result<SslContextBuilder> {
         let keys = match &self.kind {
             CredentialsKind::Key { username: Some(_) } => {
                 return Err(invalid("username should not be set when endpoint=server"));
@@ -226,7 +256,7 @@ impl CredentialsOptions {
             Some(file) => read_group(&file)?,
             None => default_group().map_err(failed)?,
         };
-        let mut context = builder(&priority()?).map_err(failed)?;
+        let mut context = self.begin()?;
         context.set_tmp_dh(&group).map_err(failed)?;
         if let Some(keys) = keys {
             context.set_psk_server_callback(move |_, user, room| {
@@ -243,10 +273,10 @@ impl CredentialsOptions {
     }
 }
 
-/// What all of a server's sessions have in common: nothing below TLS 1.2, nothing agreed on twice, and nothing resumed, for
+/// What all sessions have in common: nothing below TLS 1.2, nothing agreed on twice, and nothing resumed, for
 /// who comes again is to be looked at again.
-fn builder(priority: &Priority) -> std::result::Result<SslContextBuilder, ErrorStack> {
-    let mut context = SslContextBuilder::new(SslMethod::tls_server())?;
+fn builder(method: SslMethod, priority: &Priority) -> std::result::Result<SslContextBuilder, ErrorStack> {
+    let mut context = SslContextBuilder::new(method)?;
     context.set_min_proto_version(Some(priority.lowest))?;
     context.set_max_proto_version(Some(priority.highest))?;
     context.set_options(

@@ -22,4 +22,4 @@ mod x509;
 pub(crate) use authz::{Authorizer, AuthzRules, RulesFile};
 pub(crate) use credentials::{Credentials, CredentialsKind, CredentialsOptions};
 pub(crate) use registry::TlsRegistry;
-pub(crate) use session::{Got, OpensslSession, Session, TlsError};
+pub(crate) use session::OpensslSession;

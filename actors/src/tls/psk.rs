@@ -53,13 +53,13 @@ fn parsed(line: &[u8]) -> Option<(Vec<u8>, Zeroizing<Vec<u8>>)> {
     Some((user, key))
 }
 
-/// Checks that a client finds the key of its user.
+/// The key of a client's user.
 ///
 /// # Errors
-/// QEMU's text: it does not.
-pub(super) fn check_user(dir: &Path, user: &str) -> Result<()> {
-    if read(dir)?.of(user.as_bytes()).is_some() {
-        return Ok(());
+/// QEMU's text: there is none.
+pub(super) fn key_of(dir: &Path, user: &str) -> Result<Zeroizing<Vec<u8>>> {
+    if let Some(key) = read(dir)?.of(user.as_bytes()) {
+        return Ok(Zeroizing::new(key.to_vec()));
     }
     let text = format!(
         "Username {user} not found in PSK file {}",
@@ -84,8 +84,8 @@ mod tests {
         for user in ["bob", "carl", "", "junk", "#64"] {
             assert_eq!(keys.of(user.as_bytes()), None, "{user}");
         }
-        assert!(check_user(dir.path(), "alice").is_ok());
-        let error = check_user(dir.path(), "bob").unwrap_err().to_string();
+        assert_eq!(key_of(dir.path(), "alice").unwrap().as_slice(), [10, 11]);
+        let error = key_of(dir.path(), "bob").unwrap_err().to_string();
         let path = dir.path().join(KEYS);
         assert_eq!(
             error,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use millpond_drivers::by_id::ById;
+use millpond_drivers::tls::ClientCredentialsById;
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
 use millpond_messages::{Error, ErrorKind, Result};
 
@@ -13,12 +14,35 @@ use super::credentials::Credentials;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TlsRegistry {
     /// Credentials, for either side of a connection.
-    pub(crate) credentials: ById<Credentials>,
+    credentials: ById<Credentials>,
+    /// The same, as drivers find them that connect to servers.
+    of_clients: ClientCredentialsById,
     /// Those that say who may connect.
     pub(crate) authorizers: ById<Authorizer>,
 }
 
 impl TlsRegistry {
+    /// A registry whose credentials drivers find in `of_clients`.
+    pub(crate) fn new(of_clients: ClientCredentialsById) -> Self {
+        Self {
+            of_clients,
+            ..Self::default()
+        }
+    }
+
+    /// Makes credentials known under an id.
+    pub(crate) fn put(&self, id: &str, credentials: Credentials) {
+        let credentials = Arc::new(credentials);
+        self.credentials.put_shared(id, Arc::clone(&credentials));
+        self.of_clients.put_shared(id, credentials);
+    }
+
+    /// Forgets credentials. Who has found them goes on with them.
+    pub(crate) fn remove(&self, id: &str) {
+        self.credentials.remove(id);
+        self.of_clients.remove(id);
+    }
+
     /// The credentials of an id, for one side of a connection.
     ///
     /// # Errors

@@ -1,15 +1,10 @@
-//! One TLS session as a machine without I/O: cipher bytes in and out, plain bytes in and out.
-//!
-//! ```text
-//!   socket -- feed --> session -- read ---> what the peer says
-//!   socket <-- produced -- session <-- write -- what the peer is told
-//! ```
-//! Whoever owns a session moves its bytes. It asks for cipher bytes by being [hungry](Got::Hungry), and takes no more of them
-//! before it has used up what it was fed, so it never holds more than was fed at once, and a record.
+//! The sessions of OpenSSL, over memory in the place of a socket.
 
 use std::io::{self, Read, Write};
 
 use millpond_drivers::by_id::ById;
+use millpond_drivers::tls::{Got, TlsError, TlsSession};
+use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
 use millpond_ring::buffer::Buffer;
 use openssl::ssl::{ErrorCode, Ssl, SslStream};
 
@@ -21,78 +16,6 @@ use super::x509::name_of;
 /// Cipher bytes that a session may have ready without being asked to say anything: answers to a peer that only ever asks
 /// for other keys pile up no further.
 const MOST_UNASKED: usize = 64 * 1024;
-
-/// Why a session cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
-    /// The two sides do not come to an agreement.
-    #[error("TLS handshake failed: {0}")]
-    Handshake(String),
-    /// They do, but the peer is not one that may connect.
-    #[error("{0}")]
-    Refused(String),
-    /// What came is not what the peer has sent.
-    #[error("TLS failed: {0}")]
-    Record(String),
-    /// The connection ended, and the peer has not said so.
-    #[error("the TLS connection was not properly terminated")]
-    Truncated,
-}
-
-impl From<TlsError> for io::Error {
-    fn from(error: TlsError) -> Self {
-        let kind = match error {
-            TlsError::Truncated => io::ErrorKind::UnexpectedEof,
-            TlsError::Refused(_) => io::ErrorKind::PermissionDenied,
-            TlsError::Handshake(_) | TlsError::Record(_) => io::ErrorKind::InvalidData,
-        };
-        Self::new(kind, error)
-    }
-}
-
-/// What there was to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Got {
-    /// So many plain bytes, at least one.
-    Plain(usize),
-    /// Nothing, before the session is fed.
-    Hungry,
-    /// Nothing any more: the peer has said goodbye.
-    Closed,
-}
-
-/// A TLS session, for either side.
-pub(crate) trait Session: Send + 'static {
-    /// Goes on with the handshake, which takes arithmetic; whether it is over. If not, the session is hungry.
-    ///
-    /// # Errors
-    /// The two sides do not come to an agreement. What is produced tells the peer why.
-    fn handshake(&mut self) -> Result<bool, TlsError>;
-
-    /// Takes the first `len` bytes of `cipher` from the peer. The session must be hungry.
-    fn feed(&mut self, cipher: Buffer, len: usize);
-
-    /// Memory for what the session is fed next: what it was fed last, if it was fed.
-    fn spare(&mut self) -> Buffer;
-
-    /// Reads plain bytes to the front of `room`.
-    ///
-    /// # Errors
-    /// What came is not what the peer has sent, or the peer breaks the rules.
-    fn read(&mut self, room: &mut [u8]) -> Result<Got, TlsError>;
-
-    /// Makes cipher bytes of all of `plain`.
-    ///
-    /// # Errors
-    /// The session has ended.
-    fn write(&mut self, plain: &[u8]) -> Result<(), TlsError>;
-
-    /// Takes the cipher bytes for the peer that there are.
-    fn produced(&mut self) -> Vec<u8>;
-
-    /// Says goodbye to the peer.
-    fn close(&mut self);
-}
 
 /// The cipher bytes of a session, as OpenSSL reads and writes them.
 #[derive(Debug, Default)]
@@ -127,7 +50,7 @@ impl Write for Pipe {
     }
 }
 
-/// How a server knows who a client is.
+/// How one side knows who the other is.
 #[derive(Debug)]
 struct Asked {
     /// Why the certificate was not taken.
@@ -154,19 +77,56 @@ impl OpensslSession {
         authorizer: Option<(String, ById<Authorizer>)>,
     ) -> Result<Self, TlsError> {
         let failed = |error: &dyn std::fmt::Display| TlsError::Handshake(error.to_string());
-        let context = credentials.for_session().map_err(|error| failed(&error))?;
+        let context = credentials
+            .for_session(QCryptoTLSCredsEndpoint::Server)
+            .map_err(|error| failed(&error))?;
         let mut ssl = Ssl::new(&context).map_err(|error| failed(&error))?;
         ssl.set_accept_state();
         let asked = credentials.asks_for_certificate().then(|| Asked {
-            refusal: ask_for_certificate(&mut ssl),
+            refusal: ask_for_certificate(&mut ssl, None),
             authorizer,
         });
         let stream = SslStream::new(ssl, Pipe::default()).map_err(|error| failed(&error))?;
         Ok(Self { stream, asked })
     }
 
-    /// Whether the client has a certificate, and may connect with it.
-    fn check_client(&self) -> Result<(), TlsError> {
+    /// A client's session that begins, with a server that has to prove that it has this name. Files may be read for it, so not
+    /// on a thread that others wait for.
+    ///
+    /// # Errors
+    /// There cannot be one, or there is no name to look for in a certificate.
+    pub(crate) fn connect(credentials: &Credentials, hostname: Option<&str>) -> Result<Self, TlsError> {
+        let failed = |error: &dyn std::fmt::Display| TlsError::Handshake(error.to_string());
+        let context = credentials
+            .for_session(QCryptoTLSCredsEndpoint::Client)
+            .map_err(|error| failed(&error))?;
+        let mut ssl = Ssl::new(&context).map_err(|error| failed(&error))?;
+        ssl.set_connect_state();
+        let asked = match (credentials.asks_for_certificate(), hostname) {
+            (false, _) => None,
+            (true, None) => {
+                let text = "No hostname for certificate validation";
+                return Err(TlsError::Refused(text.to_owned()));
+            }
+            (true, Some(hostname)) => {
+                let parameters = ssl.param_mut();
+                let set = match hostname.parse() {
+                    Ok(address) => parameters.set_ip(address),
+                    Err(_) => parameters.set_host(hostname),
+                };
+                set.map_err(|error| failed(&error))?;
+                Some(Asked {
+                    refusal: ask_for_certificate(&mut ssl, Some(hostname.to_owned())),
+                    authorizer: None,
+                })
+            }
+        };
+        let stream = SslStream::new(ssl, Pipe::default()).map_err(|error| failed(&error))?;
+        Ok(Self { stream, asked })
+    }
+
+    /// Whether the peer has a certificate, and may connect with it.
+    fn check_peer(&self) -> Result<(), TlsError> {
         let Some(asked) = &self.asked else { return Ok(()) };
         let Some(certificate) = self.stream.ssl().peer_certificate() else {
             return Err(TlsError::Refused(
@@ -204,14 +164,18 @@ impl OpensslSession {
 /// What OpenSSL says, in as few words as possible.
 fn reason(error: &openssl::ssl::Error) -> String {
     let first = error.ssl_error().and_then(|stack| stack.errors().first());
-    let reason = first.and_then(openssl::error::Error::reason);
-    reason.map_or_else(|| error.to_string(), str::to_owned)
+    match first.and_then(openssl::error::Error::reason) {
+        // Whatever it is called, the other side has said why it does not go on.
+        Some(reason) if reason.contains(" alert ") => "A TLS fatal alert has been received.".to_owned(),
+        Some(reason) => reason.to_owned(),
+        None => error.to_string(),
+    }
 }
 
-impl Session for OpensslSession {
+impl TlsSession for OpensslSession {
     fn handshake(&mut self) -> Result<bool, TlsError> {
         match self.stream.do_handshake() {
-            Ok(()) => self.check_client().map(|()| true),
+            Ok(()) => self.check_peer().map(|()| true),
             Err(error) if error.code() == ErrorCode::WANT_READ => Ok(false),
             Err(error) => Err(self.why(&error)),
         }

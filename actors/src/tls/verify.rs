@@ -6,8 +6,9 @@ use openssl::ssl::{SslRef, SslVerifyMode};
 use openssl::x509::{X509StoreContextRef, X509VerifyResult};
 use openssl_sys::{
     X509_V_ERR_CA_KEY_TOO_SMALL, X509_V_ERR_CA_MD_TOO_WEAK, X509_V_ERR_CERT_REVOKED,
-    X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_INVALID_PURPOSE,
-    X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN, X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT,
+    X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_HOSTNAME_MISMATCH,
+    X509_V_ERR_INVALID_PURPOSE, X509_V_ERR_IP_ADDRESS_MISMATCH, X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN,
+    X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT,
     X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY, X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE,
 };
 
@@ -17,13 +18,21 @@ pub(super) type Refusal = Arc<OnceLock<String>>;
 /// Has a session ask its peer for a certificate, and notes why one is not taken.
 ///
 /// A peer without any is refused by who looks for the certificate afterwards.
-pub(super) fn ask_for_certificate(ssl: &mut SslRef) -> Refusal {
+///
+/// `hostname` is the name that the peer has to prove, if it has to prove one.
+pub(super) fn ask_for_certificate(ssl: &mut SslRef, hostname: Option<String>) -> Refusal {
     let refusal = Refusal::default();
     let note = Arc::clone(&refusal);
     ssl.set_verify_callback(SslVerifyMode::PEER, move |is_good, context| {
         is_good || passes(context) || {
+            let wrong = match (&hostname, context.error().as_raw()) {
+                (Some(hostname), X509_V_ERR_HOSTNAME_MISMATCH | X509_V_ERR_IP_ADDRESS_MISMATCH) => {
+                    format!("Certificate does not match the hostname {hostname}")
+                }
+                _ => text(context.error()),
+            };
             // The first thing that is wrong is what is told.
-            let _ = note.set(text(context.error()));
+            let _ = note.set(wrong);
             false
         }
     });

@@ -156,22 +156,34 @@ impl X509Files {
         })
     }
 
-    /// Has a server's sessions use all this.
+    /// Has the sessions of a server, or of a client, use all this.
     ///
     /// # Errors
     /// OpenSSL does not take it.
-    pub(super) fn configure(self, context: &mut SslContextBuilder, verify_peer: bool) -> Result<()> {
-        self.configure_own(context).map_err(failed)?;
+    pub(super) fn configure(
+        self,
+        context: &mut SslContextBuilder,
+        verify_peer: bool,
+        is_server: bool,
+    ) -> Result<()> {
+        self.configure_own(context, is_server).map_err(failed)?;
         if !verify_peer {
+            context.set_verify(SslVerifyMode::NONE);
             return Ok(());
         }
         context.set_cert_store(self.trusted().map_err(failed)?);
-        context.set_client_ca_list(names_of(&self.authorities).map_err(failed)?);
+        if is_server {
+            context.set_client_ca_list(names_of(&self.authorities).map_err(failed)?);
+        }
         context.set_verify(SslVerifyMode::PEER);
         Ok(())
     }
 
-    fn configure_own(&self, context: &mut SslContextBuilder) -> std::result::Result<(), ErrorStack> {
+    fn configure_own(
+        &self,
+        context: &mut SslContextBuilder,
+        is_server: bool,
+    ) -> std::result::Result<(), ErrorStack> {
         if let Some(Own { chain, key }) = &self.own {
             let mut chain = chain.iter();
             if let Some(first) = chain.next() {
@@ -183,6 +195,8 @@ impl X509Files {
             context.set_private_key(key)?;
         }
         match &self.group {
+            // It is the server's to choose.
+            _ if !is_server => Ok(()),
             Some(group) => context.set_tmp_dh(group),
             None => {
                 let group = default_group()?;

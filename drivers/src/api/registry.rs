@@ -8,6 +8,7 @@ use millpond_messages::{Error, ErrorKind, Result, Role};
 use super::{DriverKind, GuardedKind};
 use crate::filter::throttle::Groups;
 use crate::secret::Secrets;
+use crate::tls::ClientCredentialsById;
 
 /// Drivers by name. Filled before the graph starts; read by it alone afterwards.
 #[derive(Clone, Default)]
@@ -16,6 +17,7 @@ pub struct Registry {
     whitelist: Option<Whitelist>,
     throttle_groups: Groups,
     secrets: Secrets,
+    client_credentials: ClientCredentialsById,
 }
 
 /// Which drivers a build allows, fixed at start-up.
@@ -68,6 +70,12 @@ impl Registry {
     #[must_use]
     pub const fn secrets(&self) -> &Secrets {
         &self.secrets
+    }
+
+    /// The credentials with which nodes may connect to servers. They can be made and removed at any time.
+    #[must_use]
+    pub const fn client_credentials(&self) -> &ClientCredentialsById {
+        &self.client_credentials
     }
 
     /// Allows only the drivers of a list.

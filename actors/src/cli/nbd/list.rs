@@ -1,10 +1,13 @@
 //! `--list`: what the exports of a server are.
 
-use super::negotiate::{self, Listed};
+use super::negotiate::{self, ListError, Listed};
 use super::options::{DEFAULT_HOST, DEFAULT_PORT, Plan};
 use crate::cli::tool::{Failure, print};
+use crate::tls::TlsRegistry;
+use millpond_drivers::tls::ClientCredentials;
 use millpond_messages::IoError;
 use millpond_messages::nbd::TransmissionFlags;
+use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
 use std::fmt::Write;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
@@ -24,16 +27,23 @@ const FLAGS: [(TransmissionFlags, &str); 10] = [
     (TransmissionFlags::BLOCK_STAT_PAYLOAD, "block-status-payload"),
 ];
 
-/// Connects to a server, and prints what it offers.
+/// Connects to a server, and prints what it offers. `credentials` are those that the command line has made.
 ///
 /// # Errors
 /// In `qemu-nbd`'s words: there is no server, or it does not do as the protocol says.
-pub fn list(plan: &Plan) -> Result<ExitCode, Failure> {
-    if plan.tls_creds.is_some() {
-        return Err(Failure::new(
-            "Exports cannot be listed inside TLS by this program",
-        ));
-    }
+pub fn list(plan: &Plan, credentials: Option<&TlsRegistry>) -> Result<ExitCode, Failure> {
+    let tls = match plan.tls_creds.as_deref().zip(credentials) {
+        Some((id, registry)) => {
+            let found = registry.credentials_for(id, QCryptoTLSCredsEndpoint::Client);
+            Some(found.map_err(|error| Failure::from(error).within("Failed to get TLS creds"))?)
+        }
+        None => None,
+    };
+    let hostname = match (&plan.tls_hostname, &plan.socket) {
+        (None, None) => Some(plan.bind.as_deref().unwrap_or(DEFAULT_HOST)),
+        (hostname, _) => hostname.as_deref(),
+    };
+    let begin = tls.map(|credentials| move || credentials.connect(hostname));
     let refused = |place: &str, error: std::io::Error| {
         Failure::new(format!(
             "Failed to connect to '{place}': {}",
@@ -42,8 +52,8 @@ pub fn list(plan: &Plan) -> Result<ExitCode, Failure> {
     };
     let listed = match &plan.socket {
         Some(path) => {
-            let mut stream = UnixStream::connect(path).map_err(|error| refused(path, error))?;
-            negotiate::exports(&mut stream)
+            let stream = UnixStream::connect(path).map_err(|error| refused(path, error))?;
+            negotiate::exports(stream, begin)
         }
         None => {
             let host = plan.bind.as_deref().unwrap_or(DEFAULT_HOST);
@@ -53,11 +63,17 @@ pub fn list(plan: &Plan) -> Result<ExitCode, Failure> {
                 .to_socket_addrs()
                 .map_err(|error| unresolved(&place, &error))?;
             let addresses: Vec<_> = addresses.collect();
-            let mut stream = TcpStream::connect(&*addresses).map_err(|error| refused(&place, error))?;
-            negotiate::exports(&mut stream)
+            let stream = TcpStream::connect(&*addresses).map_err(|error| refused(&place, error))?;
+            negotiate::exports(stream, begin)
         }
     };
-    let listed = listed.map_err(|error| Failure::new(error.to_string()))?;
+    let listed = listed.map_err(|error| {
+        let failure = Failure::new(error.to_string());
+        match error {
+            ListError::Refused { hint: Some(hint), .. } => failure.with_hint(hint),
+            _ => failure,
+        }
+    })?;
     print(&shown(&listed));
     Ok(ExitCode::SUCCESS)
 }

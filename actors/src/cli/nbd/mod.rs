@@ -4,6 +4,7 @@ mod help;
 mod list;
 mod negotiate;
 mod options;
+mod secure;
 mod serve;
 
 use super::background::{Background, Side, split};
@@ -26,7 +27,13 @@ fn start(program: Program<'_>, arguments: &[String]) -> Result<ExitCode, Failure
         Err(code) => return Ok(code),
     };
     match &plan.task {
-        Task::List => list::list(&plan),
+        // Credentials are objects, which a block layer makes.
+        Task::List if !plan.objects.is_empty() || plan.tls_creds.is_some() => {
+            Ok(Tool::run(program, &plan.objects, async |tool| {
+                list::list(&plan, Some(&tool.daemon().site().tls))
+            }))
+        }
+        Task::List => list::list(&plan, None),
         Task::Serve(image) => {
             let background = match plan.forks.then(split).transpose() {
                 Ok(None) => None,

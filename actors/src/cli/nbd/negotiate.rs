@@ -1,10 +1,13 @@
 //! A client's part of the NBD handshake, as far as it asks what there is and chooses nothing.
 
+use millpond_drivers::tls::{TlsError, TlsSession};
 use millpond_messages::nbd::{
     Cursor, HandshakeFlags, MAGIC_OLD, MAGIC_OPTION, MAGIC_OPTION_REPLY, MAGIC_SERVER, PADDING,
     TransmissionFlags, info, option, reply,
 };
 use std::io::{self, Read, Write};
+
+use super::secure::InsideTls;
 
 /// The most bytes of one reply: texts of two of the protocol's strings, and some numbers.
 const LONGEST_REPLY: u32 = 3 * 4096;
@@ -58,12 +61,20 @@ pub enum ListError {
     /// What it answers is no answer.
     #[error("Unexpected reply to option {0}")]
     Unexpected(u32),
-    /// It does not answer without TLS.
-    #[error("Server requires TLS, which --list does not have here")]
-    NeedsTls,
-    /// It refuses to list what it has.
-    #[error("Server refuses to list its exports: {0}")]
-    Refused(String),
+    /// It refuses an option: says which and why, and what to do about it.
+    #[error("{text}")]
+    Refused {
+        /// The text that is told.
+        text: String,
+        /// What stands below that.
+        hint: Option<String>,
+    },
+    /// It knows no options, of which TLS is one.
+    #[error("Server does not support STARTTLS")]
+    NoTls,
+    /// The two sides do not agree on TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// An answer to an option.
@@ -72,17 +83,22 @@ struct Reply {
     payload: Vec<u8>,
 }
 
-/// Asks a server what its exports are.
+/// Asks a server what its exports are, inside the session that `tls` begins if there is one.
 ///
 /// # Errors
 /// It does not say.
-pub fn exports<S: Read + Write>(stream: &mut S) -> Result<Vec<Listed>, ListError> {
+pub fn exports<S: Read + Write>(
+    mut stream: S,
+    tls: Option<impl FnOnce() -> Result<Box<dyn TlsSession>, TlsError>>,
+) -> Result<Vec<Listed>, ListError> {
+    let stream = &mut stream;
     let magic = u64::from_be_bytes(take(stream, "initial magic")?);
     if magic != MAGIC_SERVER {
         return Err(ListError::NoServer(magic));
     }
     match u64::from_be_bytes(take(stream, "server magic")?) {
         MAGIC_OPTION => {}
+        MAGIC_OLD if tls.is_some() => return Err(ListError::NoTls),
         MAGIC_OLD => return old(stream).map(|export| vec![export]),
         other => return Err(ListError::UnknownKind(other)),
     }
@@ -91,9 +107,27 @@ pub fn exports<S: Read + Write>(stream: &mut S) -> Result<Vec<Listed>, ListError
     stream
         .write_all(&flags.bits().to_be_bytes())
         .map_err(ListError::Send)?;
-    if !flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
-        return Err(ListError::NoLists);
+    let is_fixed = flags.contains(HandshakeFlags::FIXED_NEWSTYLE);
+    let Some(begin) = tls else {
+        return if is_fixed {
+            described(stream)
+        } else {
+            Err(ListError::NoLists)
+        };
+    };
+    if !is_fixed {
+        return Err(ListError::NoTls);
     }
+    ask(stream, option::STARTTLS, &[])?;
+    let answer = answer(stream, option::STARTTLS)?;
+    if answer.kind != reply::ACK {
+        return Err(refused(option::STARTTLS, &answer));
+    }
+    described(&mut InsideTls::begin(stream, begin()?)?)
+}
+
+/// What the exports are, once options may be sent.
+fn described<S: Read + Write>(stream: &mut S) -> Result<Vec<Listed>, ListError> {
     let is_extended = switches_on(stream, option::EXTENDED_HEADERS)?;
     let is_structured = is_extended || switches_on(stream, option::STRUCTURED_REPLY)?;
     let mut listed = Vec::new();
@@ -128,8 +162,7 @@ fn switches_on<S: Read + Write>(stream: &mut S, wanted: u32) -> Result<bool, Lis
     ask(stream, wanted, &[])?;
     match answer(stream, wanted)?.kind {
         reply::ACK => Ok(true),
-        reply::ERR_TLS_REQD => Err(ListError::NeedsTls),
-        reply::ERR_UNSUP | reply::ERR_POLICY | reply::ERR_INVALID | reply::ERR_EXT_HEADER_REQD => Ok(false),
+        kind if is_error(kind) => Ok(false),
         _ => Err(ListError::Unexpected(wanted)),
     }
 }
@@ -147,9 +180,8 @@ fn names<S: Read + Write>(stream: &mut S) -> Result<Vec<String>, ListError> {
                 let name = cursor.u32().and_then(|len| cursor.bytes(len as usize));
                 names.push(text(name.ok_or(ListError::Unexpected(option::LIST))?));
             }
-            reply::ERR_TLS_REQD => return Err(ListError::NeedsTls),
             reply::ERR_UNSUP => return Err(ListError::NoLists),
-            kind if is_error(kind) => return Err(ListError::Refused(text(&answer.payload))),
+            kind if is_error(kind) => return Err(refused(option::LIST, &answer)),
             _ => return Err(ListError::Unexpected(option::LIST)),
         }
     }
@@ -233,6 +265,18 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// What is told of a refusal.
+fn refused(option: u32, answer: &Reply) -> ListError {
+    let (told, hint) = reply::refusal(answer.kind, option);
+    let reported =
+        (!answer.payload.is_empty()).then(|| format!("server reported: {}", text(&answer.payload)));
+    let hints: Vec<String> = hint.map(str::to_owned).into_iter().chain(reported).collect();
+    ListError::Refused {
+        text: told,
+        hint: (!hints.is_empty()).then(|| hints.join("\n")),
+    }
+}
+
 /// Sends an option to the server.
 fn ask(stream: &mut impl Write, wanted: u32, payload: &[u8]) -> Result<(), ListError> {
     let mut bytes = MAGIC_OPTION.to_be_bytes().to_vec();
@@ -268,7 +312,10 @@ fn take<const N: usize>(stream: &mut impl Read, what: &'static str) -> Result<[u
 
 fn unread(what: &'static str, error: &io::Error) -> ListError {
     let why = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "Unexpected end-of-file before all data were read".to_owned(),
+        // That of TLS says more.
+        io::ErrorKind::UnexpectedEof if error.get_ref().is_none_or(|inner| !inner.is::<TlsError>()) => {
+            "Unexpected end-of-file before all data were read".to_owned()
+        }
         _ => error.to_string(),
     };
     ListError::Read { what, why }

@@ -1,38 +1,28 @@
 //! A connection inside TLS: the same three types as a plain one has, around a session.
 //!
 //! The handshake's arithmetic, and the files that it needs, are a worker's: neither the control thread nor an iothread waits
-//! for them. On an iothread what is received is decrypted to where it is wanted, and what is sent is encrypted a stretch at a
-//! time, so that a client holds little more memory than a plain one.
+//! for them.
 
-use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use millpond_drivers::by_id::ById;
+use millpond_drivers::tls::{Got, TlsError, TlsLuggage, TlsSession, TlsStream, room};
 use millpond_messages::Result;
 use millpond_messages::qapi::NbdServerOptions;
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
 use millpond_ring::buffer::{Buffer, Buffers};
 use millpond_ring::{Fd, Pending, Polled, Ring};
-use rustix::net::{SendFlags, send};
 use tokio::sync::Semaphore;
 
 use super::handshake::Tls;
 use super::transport::{Channel, Link, PlainChannel, PlainTransport, Transport};
-use crate::tls::{Authorizer, Credentials, Got, OpensslSession, Session, TlsError, TlsRegistry};
+use crate::tls::{Authorizer, Credentials, OpensslSession, TlsRegistry};
 
 /// Cipher bytes received at a time during the handshake: a record.
 const RECEIVE_RECORD: usize = 17 * 1024;
-/// Cipher bytes received at a time on an iothread: what a plain connection receives at a time.
-const RECEIVE: usize = 64 * 1024;
-/// Plain bytes of a record, at most.
-const RECORD: usize = 16 * 1024;
-/// Plain bytes that are encrypted before they are sent.
-const STRETCH: usize = 256 * 1024;
-/// Sent as far as the socket takes it, and not waited for.
-const NOW: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// Handshakes that are calculated at the same time, so that many clients do not take all processors.
 const WORKERS: usize = 2;
 
@@ -147,16 +137,6 @@ async fn receive_cipher(plain: &mut PlainChannel, session: &mut OpensslSession) 
     }
 }
 
-/// Room for cipher bytes: the session's own if that is large enough.
-fn room(session: &mut impl Session, len: usize) -> Buffer {
-    let spare = session.spare();
-    if spare.len() < len {
-        Buffer::alloc(len)
-    } else {
-        spare
-    }
-}
-
 impl Channel for TlsChannel {
     type Link = TlsLink<OpensslSession>;
 
@@ -204,28 +184,15 @@ impl Channel for TlsChannel {
 }
 
 /// A connection inside TLS on its way to an iothread.
-pub struct TlsLink<S> {
-    socket: Fd,
-    session: Option<Box<S>>,
-    unsent: Vec<u8>,
-}
+pub type TlsLink<S> = TlsLuggage<S>;
 
-impl<S: Session> Link for TlsLink<S> {
+impl<S: TlsSession> Link for TlsLink<S> {
     type Transport = TlsTransport<S>;
 
     fn here(self, ring: &Ring) -> TlsTransport<S> {
-        let Self {
-            socket,
-            session,
-            unsent,
-        } = self;
         TlsTransport(Rc::new(Inside {
-            plain: socket.clone().here(ring),
-            ring: ring.clone(),
-            socket,
-            session: RefCell::new(session),
-            is_sending: Cell::new(false),
-            unsent: RefCell::new(unsent),
+            plain: self.socket.clone().here(ring),
+            stream: TlsLuggage::here(self, ring),
         }))
     }
 }
@@ -235,14 +202,7 @@ pub struct TlsTransport<S>(Rc<Inside<S>>);
 
 struct Inside<S> {
     plain: PlainTransport,
-    ring: Ring,
-    socket: Fd,
-    /// Gone once the connection has gone elsewhere.
-    session: RefCell<Option<Box<S>>>,
-    /// A stretch is going out.
-    is_sending: Cell<bool>,
-    /// What must go out before anything else: the rest of what a client asked for that did not take it all at once.
-    unsent: RefCell<Vec<u8>>,
+    stream: TlsStream<S>,
 }
 
 impl<S> Clone for TlsTransport<S> {
@@ -251,124 +211,14 @@ impl<S> Clone for TlsTransport<S> {
     }
 }
 
-impl<S: Session> Inside<S> {
-    fn session<T>(&self, act: impl FnOnce(&mut S) -> std::result::Result<T, TlsError>) -> io::Result<T> {
-        let mut session = self.session.borrow_mut();
-        let session = session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        Ok(act(session)?)
-    }
-
-    /// Receives plain bytes: at least so many, unless the client leaves, and what else there is by then.
-    async fn receive(&self, room: &mut [u8], least: usize) -> io::Result<usize> {
-        let mut received = 0;
-        loop {
-            while let Some(rest) = room.get_mut(received..).filter(|rest| !rest.is_empty()) {
-                match self.session(|session| session.read(rest))? {
-                    Got::Plain(n) => received += n,
-                    Got::Hungry => break,
-                    Got::Closed => return Ok(received),
-                }
-            }
-            if received >= least.min(room.len()) {
-                return Ok(received);
-            }
-            self.receive_cipher().await?;
-        }
-    }
-
-    async fn receive_cipher(&self) -> io::Result<()> {
-        self.send_unasked();
-        let cipher = self.session(|session| Ok(room(session, RECEIVE)))?;
-        let (received, cipher) = self.ring.recv(&self.socket, cipher).await;
-        match received? {
-            0 => Err(TlsError::Truncated.into()),
-            n => self.session(|session| {
-                session.feed(cipher, n);
-                Ok(())
-            }),
-        }
-    }
-
-    /// Sends plain bytes in records that are as full as they can be.
-    async fn send(&self, bytes: &Buffers) -> io::Result<usize> {
-        let mut record = Vec::new();
-        let mut unsent = 0;
-        for piece in bytes.iter() {
-            let mut rest: &[u8] = piece;
-            while !rest.is_empty() {
-                let n = rest.len().min(RECORD - record.len());
-                let (next, behind) = rest.split_at(n);
-                rest = behind;
-                if record.is_empty() && n == RECORD {
-                    self.session(|session| session.write(next))?;
-                } else {
-                    record.extend_from_slice(next);
-                    if record.len() == RECORD {
-                        self.session(|session| session.write(&record))?;
-                        record.clear();
-                    }
-                }
-                unsent += n;
-                if unsent >= STRETCH {
-                    self.send_cipher().await?;
-                    unsent = 0;
-                }
-            }
-        }
-        self.session(|session| session.write(&record))?;
-        self.send_cipher().await?;
-        Ok(bytes.len())
-    }
-
-    /// What goes out next: what the client has not taken yet, before anything new. Nothing of it is copied.
-    fn next_cipher(&self) -> io::Result<Vec<u8>> {
-        let unsent = self.unsent.take();
-        if !unsent.is_empty() {
-            return Ok(unsent);
-        }
-        self.session(|session| Ok(session.produced()))
-    }
-
-    async fn send_cipher(&self) -> io::Result<()> {
-        self.is_sending.set(true);
-        loop {
-            let cipher = self.next_cipher()?;
-            if cipher.is_empty() {
-                break;
-            }
-            let (sent, _) = self.ring.send(&self.socket, cipher.into()).await;
-            sent?;
-        }
-        // Not after a failure: the client has part of a record, and nothing must follow that.
-        self.is_sending.set(false);
-        Ok(())
-    }
-
-    /// Sends what the session has ready unasked (the refusal of a new agreement, say), as far as the client takes it at
-    /// once. While a stretch is going out, that is followed by it.
-    fn send_unasked(&self) {
-        if self.is_sending.get() {
-            return;
-        }
-        // A session that has gone has nothing to say.
-        let mut cipher = self.next_cipher().unwrap_or_default();
-        if cipher.is_empty() {
-            return;
-        }
-        // A socket that has failed is found to have by who receives.
-        let sent = send(&self.socket, &cipher, NOW).unwrap_or(0);
-        self.unsent.replace(cipher.split_off(sent.min(cipher.len())));
-    }
-}
-
-impl<S: Session> Transport for TlsTransport<S> {
+impl<S: TlsSession> Transport for TlsTransport<S> {
     type Link = TlsLink<S>;
     type HangUp = Pending<Polled>;
 
     fn receive(&self, mut room: Buffer) -> impl Future<Output = (io::Result<usize>, Buffer)> {
         let inside = Rc::clone(&self.0);
         async move {
-            let received = inside.receive(&mut room, 1).await;
+            let received = inside.stream.receive(&mut room, 1).await;
             (received, room)
         }
     }
@@ -377,7 +227,7 @@ impl<S: Session> Transport for TlsTransport<S> {
         let inside = Rc::clone(&self.0);
         async move {
             let all = room.len();
-            let received = inside.receive(&mut room, all).await;
+            let received = inside.stream.receive(&mut room, all).await;
             (received, room)
         }
     }
@@ -385,7 +235,7 @@ impl<S: Session> Transport for TlsTransport<S> {
     fn send(&self, bytes: Buffers) -> impl Future<Output = (io::Result<usize>, Buffers)> {
         let inside = Rc::clone(&self.0);
         async move {
-            let sent = inside.send(&bytes).await;
+            let sent = inside.stream.send(&bytes).await;
             (sent, bytes)
         }
     }
@@ -398,22 +248,12 @@ impl<S: Session> Transport for TlsTransport<S> {
         self.0.plain.shut_down();
     }
 
-    /// Says goodbye, or why the session ends. It is a few bytes, and not worth waiting for a client that does not read.
     fn farewell(&self) {
-        // One that has ended by itself has said why already.
-        let _ = self.0.session(|session| {
-            session.close();
-            Ok(())
-        });
-        self.0.send_unasked();
+        self.0.stream.farewell();
     }
 
     fn leave(self) -> TlsLink<S> {
-        TlsLink {
-            socket: self.0.socket.clone(),
-            session: self.0.session.take(),
-            unsent: self.0.unsent.take(),
-        }
+        self.0.stream.leave()
     }
 }
 
@@ -431,7 +271,7 @@ mod tests {
     /// A session that has something to say unasked.
     struct Says(Vec<u8>);
 
-    impl Session for Says {
+    impl TlsSession for Says {
         fn handshake(&mut self) -> std::result::Result<bool, TlsError> {
             Ok(true)
         }
@@ -475,18 +315,18 @@ mod tests {
             session: Some(Box::new(Says(said.clone()))),
             unsent: Vec::new(),
         };
-        let transport = link.here(&first);
-        transport.0.send_unasked();
-        let left = transport.0.unsent.borrow().len();
+        let transport = Link::here(link, &first);
+        transport.0.stream.send_unasked();
+        let left = transport.0.stream.unsent();
         assert!(0 < left && left < said.len(), "{left} bytes are left");
-        let transport = transport.leave().here(&second);
+        let transport = Link::here(transport.leave(), &second);
         let client = thread::spawn(move || {
             let mut heard = Vec::new();
             theirs.read_to_end(&mut heard).map(|_| heard)
         });
         loop {
-            transport.0.send_unasked();
-            if transport.0.unsent.borrow().is_empty() {
+            transport.0.stream.send_unasked();
+            if transport.0.stream.unsent() == 0 {
                 break;
             }
             thread::yield_now();

@@ -11,10 +11,11 @@ use millpond_ring::{Fd, Ring};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
 
-use super::handshake::{Agreed, Negotiation};
+use super::handshake::Negotiation;
 use super::inbox::Inbox;
 use super::link::Link;
 use super::options::{NbdOptions, Place};
+use super::socket::ServerSocket;
 
 /// Connects to the server and agrees with it on the export, within `patience`.
 ///
@@ -36,20 +37,17 @@ pub(super) async fn connect(ring: &Ring, options: &NbdOptions, patience: Duratio
 
 async fn negotiated(ring: &Ring, options: &NbdOptions) -> Result<Link> {
     let fd = reach(ring, &options.server).await?;
-    let mut inbox = Inbox::new(fd.clone());
     let mut negotiation = Negotiation {
-        ring,
-        fd: &fd,
-        inbox: &mut inbox,
+        socket: ServerSocket::plain(ring.clone(), fd),
+        inbox: Inbox::new(),
     };
-    let agreed: Agreed = match negotiation.run(options).await {
-        Ok(agreed) => agreed,
+    match negotiation.run(options).await {
+        Ok(agreed) => Ok(Link::new(negotiation.socket, agreed, negotiation.inbox)),
         Err(error) => {
             negotiation.give_up().await;
-            return Err(error);
+            Err(error)
         }
-    };
-    Ok(Link::new(ring.clone(), fd, agreed, inbox))
+    }
 }
 
 impl Place {

@@ -7,13 +7,16 @@ use millpond_messages::nbd::{
     PADDING, TransmissionFlags, info, option, reply,
 };
 use millpond_messages::{Error, ErrorKind, IoError, Result};
-use millpond_ring::{Fd, Ring};
 
 use super::inbox::Inbox;
-use super::options::NbdOptions;
+use super::options::{NbdOptions, TlsWanted};
+use super::socket::ServerSocket;
+use crate::tls::TlsError;
 
 /// Bytes of the head of an answer to an option.
 const ANSWER_HEADER: usize = 20;
+/// What is told of a server that knows no options, of which TLS is one.
+const NO_TLS: &str = "Server does not support STARTTLS";
 /// The longest answer to an option that is read, in bytes.
 const MAX_ANSWER: u32 = 16 << 10;
 /// The most answers to one option.
@@ -37,10 +40,9 @@ pub(super) struct Agreed {
 }
 
 /// A connection that is being negotiated.
-pub(super) struct Negotiation<'a> {
-    pub(super) ring: &'a Ring,
-    pub(super) fd: &'a Fd,
-    pub(super) inbox: &'a mut Inbox,
+pub(super) struct Negotiation {
+    pub(super) socket: ServerSocket,
+    pub(super) inbox: Inbox,
 }
 
 /// An answer to an option.
@@ -51,6 +53,9 @@ struct HandshakeAnswer {
 }
 
 fn broken(context: &str, error: &io::Error) -> Error {
+    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+        return Error::new(ErrorKind::Io(IoError::Invalid), format!("{context}: {tls}"));
+    }
     let error = match error.kind() {
         io::ErrorKind::UnexpectedEof => {
             let text = format!("{context}: Unexpected end-of-file before all data were read");
@@ -65,7 +70,7 @@ fn wrong(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidArgument, text.into())
 }
 
-impl Negotiation<'_> {
+impl Negotiation {
     /// Agrees on everything for an export.
     ///
     /// # Errors
@@ -76,6 +81,7 @@ impl Negotiation<'_> {
         }
         match self.u64("server magic").await? {
             MAGIC_OPTION => self.newstyle(options).await,
+            MAGIC_OLD if options.tls.is_some() => Err(wrong(NO_TLS)),
             MAGIC_OLD => self.oldstyle(options).await,
             _ => Err(wrong("Bad server magic received")),
         }
@@ -103,7 +109,13 @@ impl Negotiation<'_> {
         let offered = Cursor(&offered).u16().unwrap_or(0);
         let taken = HandshakeFlags::from_bits_truncate(offered.into());
         self.send(&taken.bits().to_be_bytes()).await?;
-        if !taken.contains(HandshakeFlags::FIXED_NEWSTYLE) {
+        let is_fixed = taken.contains(HandshakeFlags::FIXED_NEWSTYLE);
+        match &options.tls {
+            Some(_) if !is_fixed => return Err(wrong(NO_TLS)),
+            Some(tls) => self.start_tls(tls).await?,
+            None => {}
+        }
+        if !is_fixed {
             return self.export_name(options, taken).await;
         }
         let mode = if self.agree(option::EXTENDED_HEADERS).await? {
@@ -127,13 +139,38 @@ impl Negotiation<'_> {
         }
     }
 
+    /// Goes on inside TLS.
+    async fn start_tls(&mut self, tls: &TlsWanted) -> Result<()> {
+        let option = option::STARTTLS;
+        self.ask(option, &[]).await?;
+        let answer = self.answer(option).await?;
+        match answer.kind {
+            reply::ACK => {}
+            reply::ERR_UNSUP => return Err(wrong("Server don't support STARTTLS option")),
+            kind if is_refusal(kind) => return Err(refusal(option, &answer)),
+            _ => return Err(wrong("Unexpected reply to a negotiated option")),
+        }
+        if !self.inbox.is_empty() {
+            // Anybody on the way could have put it there, to have it taken for what was said inside.
+            return Err(wrong("Server has sent something behind its answer to STARTTLS"));
+        }
+        let TlsWanted {
+            credentials,
+            hostname,
+        } = tls.clone();
+        let begin = move || credentials.connect(hostname.as_deref());
+        let begun = self.socket.ring().blocking(begin).await;
+        let session = begun.map_err(|error| wrong(error.to_string()))?;
+        let agreed = self.socket.start_tls(session).await;
+        agreed.map_err(|error| wrong(error.to_string()))
+    }
+
     /// Whether the server takes an option without data.
     async fn agree(&mut self, wanted: u32) -> Result<bool> {
         self.ask(wanted, &[]).await?;
         let answer = self.answer(wanted).await?;
         match answer.kind {
             reply::ACK => Ok(true),
-            reply::ERR_TLS_REQD => Err(refusal(wanted, &answer)),
             kind if is_refusal(kind) => Ok(false),
             _ => Err(wrong("Unexpected reply to a negotiated option")),
         }
@@ -238,13 +275,13 @@ impl Negotiation<'_> {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let (sent, _) = self.ring.send(self.fd, bytes.to_vec().into()).await;
+        let (sent, _) = self.socket.send(bytes.to_vec().into()).await;
         sent.map(drop)
             .map_err(|error| broken("Failed to send option request header", &error))
     }
 
     async fn bytes(&mut self, what: &str, len: usize) -> Result<Vec<u8>> {
-        let taken = self.inbox.take(self.ring, len).await;
+        let taken = self.inbox.take(&self.socket, len).await;
         taken
             .map(<[u8]>::to_vec)
             .map_err(|error| broken(&format!("Failed to read {what}"), &error))
@@ -341,27 +378,11 @@ fn checked(agreed: Agreed) -> Result<Agreed> {
 }
 
 fn refusal(wanted: u32, answer: &HandshakeAnswer) -> Error {
-    let name = option::name(wanted);
-    let text = match answer.kind {
-        reply::ERR_UNSUP => format!("Unsupported option type {wanted} ({name})"),
-        reply::ERR_POLICY => format!("Denied by server for option {wanted} ({name})"),
-        reply::ERR_INVALID => format!("Invalid parameters for option {wanted} ({name})"),
-        reply::ERR_PLATFORM => format!("Server lacks support for option {wanted} ({name})"),
-        reply::ERR_TLS_REQD => format!("Server requires TLS for option {wanted} ({name})"),
-        reply::ERR_UNKNOWN => "Requested export not available".to_owned(),
-        reply::ERR_SHUTDOWN => format!("Server shutting down before option {wanted} ({name})"),
-        reply::ERR_BLOCK_SIZE_REQD => format!("Server requires INFO_BLOCK_SIZE for option {wanted} ({name})"),
-        _ => format!("Unknown error code when asking for option {wanted} ({name})"),
-    };
+    let (text, hint) = reply::refusal(answer.kind, wanted);
     let error = Error::new(ErrorKind::InvalidArgument, text);
     let message = String::from_utf8_lossy(&answer.bytes);
-    let mut hints = Vec::new();
-    if answer.kind == reply::ERR_TLS_REQD {
-        hints.push("Did you forget a valid tls-creds?".to_owned());
-    }
-    if !message.is_empty() {
-        hints.push(format!("server reported: {message}"));
-    }
+    let reported = (!message.is_empty()).then(|| format!("server reported: {message}"));
+    let hints: Vec<String> = hint.map(str::to_owned).into_iter().chain(reported).collect();
     match hints.is_empty() {
         true => error,
         false => error.with_hint(hints.join("\n")),

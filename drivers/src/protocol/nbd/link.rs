@@ -18,12 +18,12 @@ use futures_util::future::join;
 use millpond_messages::nbd::{CommandFlags, Cursor, command};
 use millpond_messages::{IoError, Range};
 use millpond_ring::buffer::Buffers;
-use millpond_ring::{Fd, Ring};
 use slab::Slab;
 
 use super::handshake::Agreed;
 use super::inbox::Inbox;
 use super::reply::{Expected, Reply};
+use super::socket::{ServerSocket, ServerSocketLuggage};
 use super::wire::{ReplyKind, Request, read_reply_head, reply_head_len};
 
 /// What a request is, but for its data.
@@ -44,8 +44,7 @@ struct Slot {
 
 /// A connection to a server, on one iothread.
 pub(super) struct Link {
-    ring: Ring,
-    fd: Fd,
+    socket: ServerSocket,
     agreed: Agreed,
     slots: RefCell<Slab<Slot>>,
     /// How many requests there were.
@@ -61,10 +60,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(ring: Ring, fd: Fd, agreed: Agreed, inbox: Inbox) -> Self {
+    pub(super) fn new(socket: ServerSocket, agreed: Agreed, inbox: Inbox) -> Self {
         Self {
-            ring,
-            fd,
+            socket,
             agreed,
             slots: RefCell::default(),
             count: Cell::new(0),
@@ -91,8 +89,8 @@ impl Link {
             return;
         }
         self.broken.set(Some(error));
-        // Whoever reads or sends finds the end. An error says that there is no connection any more.
-        let _gone = rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Both);
+        // Whoever reads or sends finds the end.
+        self.socket.shut_down();
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
             slot.waker.take().into_iter().for_each(Waker::wake);
         }
@@ -101,8 +99,8 @@ impl Link {
     }
 
     /// What is left for another iothread to go on with: nothing is under way.
-    pub(super) fn take_parts(&self) -> (Fd, Agreed, Option<Inbox>) {
-        (self.fd.clone(), self.agreed.clone(), self.inbox.take())
+    pub(super) fn take_parts(&self) -> (ServerSocketLuggage, Agreed, Option<Inbox>) {
+        (self.socket.depart(), self.agreed.clone(), self.inbox.take())
     }
 
     /// Tells the server that no more requests come.
@@ -116,7 +114,8 @@ impl Link {
             },
         );
         // A server that is gone need not be told.
-        drop(self.ring.send(&self.fd, goodbye.into()).await);
+        drop(self.socket.send(goodbye.into()).await);
+        self.socket.farewell();
     }
 
     /// Does a request with the data that it sends, if it sends any. Answers its reply, and that data again.
@@ -194,7 +193,7 @@ impl Link {
         let head = bytes.len();
         let mut all = Buffers::from(bytes);
         all.append(data);
-        let (sent, mut all) = self.ring.send(&self.fd, all).await;
+        let (sent, mut all) = self.socket.send(all).await;
         let data = all.split_off(head);
         if let Err(error) = sent {
             self.lost(&error);
@@ -210,7 +209,7 @@ impl Link {
             if bytes.is_empty() {
                 break;
             }
-            let (sent, _) = self.ring.send(&self.fd, bytes.into()).await;
+            let (sent, _) = self.socket.send(bytes.into()).await;
             if let Err(error) = sent {
                 self.lost(&error);
             }
@@ -299,10 +298,10 @@ impl Reading<'_> {
             return Ok(());
         };
         let wrong = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
-        let magic = Cursor(inbox.peek(&link.ring, 4).await?).u32().unwrap_or(0);
+        let magic = Cursor(inbox.peek(&link.socket, 4).await?).u32().unwrap_or(0);
         let len =
             reply_head_len(magic, link.agreed.mode).ok_or_else(|| wrong("a reply with a wrong magic"))?;
-        let head = read_reply_head(inbox.take(&link.ring, len).await?);
+        let head = read_reply_head(inbox.take(&link.socket, len).await?);
         let head = head.ok_or_else(|| wrong("a reply without a head"))?;
         let key = (head.cookie & u64::from(u32::MAX)) as usize;
         // Taken out while its data is read into it.
@@ -329,7 +328,7 @@ impl Reading<'_> {
 }
 
 impl Link {
-    pub(super) const fn ring(&self) -> &Ring {
-        &self.ring
+    pub(super) const fn socket(&self) -> &ServerSocket {
+        &self.socket
     }
 }

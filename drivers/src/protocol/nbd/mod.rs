@@ -15,6 +15,7 @@ mod link;
 mod options;
 mod reply;
 mod session;
+mod socket;
 mod wire;
 
 use std::rc::Rc;
@@ -34,14 +35,26 @@ use crate::api::{
     LengthSource, Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest,
     SavesState, Transfer,
 };
+use crate::tls::ClientCredentialsById;
 use handshake::Agreed;
 use options::{NbdOptions, parse_filename};
 use reply::Expected;
 use session::{Luggage, Session};
 
 /// The driver `nbd`, by name.
-#[derive(Debug, Clone, Copy)]
-pub struct NbdKind;
+#[derive(Debug, Clone)]
+pub struct NbdKind {
+    /// The credentials that options may name.
+    credentials: ClientCredentialsById,
+}
+
+impl NbdKind {
+    /// The driver, whose nodes find their credentials there.
+    #[must_use]
+    pub const fn new(credentials: ClientCredentialsById) -> Self {
+        Self { credentials }
+    }
+}
 
 /// The longest zero write or discard where lengths have 32 bits.
 const LONGEST: u64 = 1 << 31;
@@ -80,8 +93,9 @@ impl DriverKind for NbdKind {
     }
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        let options = NbdOptions::new(request.options, &self.credentials);
         Box::pin(async move {
-            let options = NbdOptions::new(request.options)?;
+            let options = options?;
             let session = Session::open(options, request.ring).await?;
             let mut flags = request.flags;
             let is_read_only = session.agreed().flags.contains(TransmissionFlags::READ_ONLY);
@@ -313,7 +327,7 @@ impl Driver for Nbd {
 
 impl Image for Nbd {
     fn filename(&self) -> Option<String> {
-        self.session.options().filename()
+        Some(self.session.options().filename())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The options of `nbd`, and the names that stand for them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use millpond_messages::graph::Options;
@@ -9,6 +10,7 @@ use millpond_messages::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
 use crate::api::{invalid_options, parse_options};
+use crate::tls::{ClientCredentials, ClientCredentialsById};
 
 /// The port of a server that names none.
 const DEFAULT_PORT: &str = "10809";
@@ -41,6 +43,8 @@ struct Given {
 pub(super) struct NbdOptions {
     pub(super) options: Options,
     pub(super) server: Place,
+    /// How to go on inside TLS, if that is wanted.
+    pub(super) tls: Option<TlsWanted>,
     pub(super) export: String,
     /// The context of which block status is asked.
     pub(super) context: String,
@@ -50,6 +54,36 @@ pub(super) struct NbdOptions {
     pub(super) reconnect_delay: Duration,
     /// How long an open tries.
     pub(super) open_timeout: Duration,
+}
+
+/// A session inside TLS that is wanted.
+#[derive(Debug, Clone)]
+pub(super) struct TlsWanted {
+    pub(super) credentials: Arc<dyn ClientCredentials>,
+    /// The name that the server has to prove.
+    pub(super) hostname: Option<String>,
+}
+
+impl TlsWanted {
+    fn new(
+        id: &str,
+        hostname: Option<String>,
+        server: &Place,
+        credentials: &ClientCredentialsById,
+    ) -> Result<Self> {
+        let found = credentials.find(id);
+        let found = found
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("No TLS credentials with id '{id}'")))?;
+        found.check()?;
+        let host = match server {
+            Place::Inet { host, .. } => Some(host.clone()),
+            Place::Unix(_) => None,
+        };
+        Ok(Self {
+            credentials: found,
+            hostname: hostname.or(host),
+        })
+    }
 }
 
 /// Where a server is.
@@ -70,14 +104,9 @@ impl NbdOptions {
     ///
     /// # Errors
     /// Names what is wrong, in QEMU's words.
-    pub(super) fn new(options: Options) -> Result<Self> {
+    pub(super) fn new(options: Options, credentials: &ClientCredentialsById) -> Result<Self> {
         let given: Given = parse_options(options.clone())?;
         let server = given.server()?;
-        if given.tls_creds.is_some() || given.tls_hostname.is_some() {
-            let text =
-                "TLS is not supported by the NBD client: neither tls-creds nor tls-hostname can be given";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
         if given.export.len() > MAX_STRING {
             return Err(invalid("export name too long to send to server"));
         }
@@ -85,8 +114,13 @@ impl NbdOptions {
         if own.as_ref().is_some_and(|context| context.len() > MAX_STRING) {
             return Err(invalid("x-dirty-bitmap query too long to send to server"));
         }
+        let tls = match &given.tls_creds {
+            Some(id) => Some(TlsWanted::new(id, given.tls_hostname, &server, credentials)?),
+            None => None,
+        };
         Ok(Self {
             server,
+            tls,
             export: given.export,
             is_own_context: own.is_some(),
             context: own.unwrap_or_else(|| context::BASE_ALLOCATION_NAME.to_owned()),
@@ -96,18 +130,11 @@ impl NbdOptions {
         })
     }
 
-    /// The name that opens such a node, where there is one.
-    pub(super) fn filename(&self) -> Option<String> {
-        let is_plain = self
-            .options
-            .keys()
-            .all(|name| ["server", "host", "port", "path", "export"].contains(&name.as_str()));
-        if !is_plain {
-            return None;
-        }
+    /// The name of such a node: as in QEMU without the options that no name has.
+    pub(super) fn filename(&self) -> String {
         let export = &self.export;
-        Some(match &self.server {
-            Place::Unix(path) if export.is_empty() => format!("nbd+unix://?socket={path}"),
+        match &self.server {
+            Place::Unix(path) if !self.options.contains_key("export") => format!("nbd+unix://?socket={path}"),
             Place::Unix(path) => format!("nbd+unix:///{export}?socket={path}"),
             Place::Inet { host, port, .. } => {
                 let host = if host.contains(':') {
@@ -115,12 +142,12 @@ impl NbdOptions {
                 } else {
                     host.clone()
                 };
-                match export.is_empty() {
-                    true => format!("nbd://{host}:{port}"),
-                    false => format!("nbd://{host}:{port}/{export}"),
+                match self.options.contains_key("export") {
+                    false => format!("nbd://{host}:{port}"),
+                    true => format!("nbd://{host}:{port}/{export}"),
                 }
             }
-        })
+        }
     }
 }
 
@@ -291,7 +318,9 @@ mod tests {
     use super::*;
 
     fn read(filename: &str) -> String {
-        match parse_filename(filename).and_then(NbdOptions::new) {
+        match parse_filename(filename)
+            .and_then(|options| NbdOptions::new(options, &ClientCredentialsById::default()))
+        {
             Ok(read) => format!("{:?} {:?}", read.server, read.export),
             Err(error) => error.to_string(),
         }
@@ -338,9 +367,12 @@ mod tests {
     #[test]
     fn a_name_that_opens_a_node_is_told() {
         let name = |filename| {
-            NbdOptions::new(parse_filename(filename).unwrap())
-                .unwrap()
-                .filename()
+            NbdOptions::new(
+                parse_filename(filename).unwrap(),
+                &ClientCredentialsById::default(),
+            )
+            .unwrap()
+            .filename()
         };
         for filename in [
             "nbd://host:1/x",
@@ -348,7 +380,7 @@ mod tests {
             "nbd+unix:///x?socket=/s",
             "nbd+unix://?socket=/s",
         ] {
-            assert_eq!(name(filename).as_deref(), Some(filename));
+            assert_eq!(name(filename), filename);
         }
     }
 }

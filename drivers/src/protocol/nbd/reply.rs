@@ -117,7 +117,7 @@ impl Reply {
     }
 
     async fn take_rest(&mut self, head: ReplyHead, inbox: &mut Inbox, link: &Link) -> io::Result<()> {
-        let ring = link.ring();
+        let socket = link.socket();
         match head.kind {
             ReplyKind::Simple(0) => match &self.expected {
                 Expected::Nothing => Ok(()),
@@ -136,12 +136,12 @@ impl Reply {
             }
             ReplyKind::Nothing if head.len == 0 && head.is_last => Ok(()),
             ReplyKind::Data if head.len > 8 => {
-                let offset = Cursor(inbox.take(ring, 8).await?).u64().unwrap_or(0);
+                let offset = Cursor(inbox.take(socket, 8).await?).u64().unwrap_or(0);
                 let range = self.part(offset, head.len - 8)?;
                 self.read(range, inbox, link).await
             }
             ReplyKind::Hole if head.len == 12 => {
-                let mut cursor = Cursor(inbox.take(ring, 12).await?);
+                let mut cursor = Cursor(inbox.take(socket, 12).await?);
                 let (offset, len) = (cursor.u64().unwrap_or(0), cursor.u32().unwrap_or(0));
                 let range = self.part(offset, len.into())?;
                 if let Expected::Data { range: all, buffers } = &mut self.expected {
@@ -156,7 +156,7 @@ impl Reply {
                 if head.len < 6 || head.len > MAX_ERROR {
                     return Err(wrong("an error of a wrong length"));
                 }
-                let mut cursor = Cursor(inbox.take(ring, head.len as usize).await?);
+                let mut cursor = Cursor(inbox.take(socket, head.len as usize).await?);
                 let (error, message) = (cursor.u32().unwrap_or(0), cursor.u16().unwrap_or(0));
                 if u64::from(message) + 6 > head.len || error == 0 {
                     return Err(wrong("an error that cannot be read"));
@@ -167,7 +167,7 @@ impl Reply {
             // What is an error, of whatever kind, says so by its number.
             ReplyKind::Unknown(kind) if kind & chunk::ERRORS != 0 => {
                 self.fail(IoError::Os(libc::EIO));
-                inbox.skip(ring, head.len.min(MAX_ERROR)).await?;
+                inbox.skip(socket, head.len.min(MAX_ERROR)).await?;
                 match head.len <= MAX_ERROR {
                     true => Ok(()),
                     false => Err(wrong("an error of a wrong length")),
@@ -224,7 +224,7 @@ impl Reply {
         for buffer in middle {
             let len = buffer.len();
             match result {
-                Ok(()) => match inbox.read_into(link.ring(), buffer).await {
+                Ok(()) => match inbox.read_into(link.socket(), buffer).await {
                     Ok(filled) => whole.push_joined(filled),
                     Err(error) => {
                         result = Err(error);
@@ -257,7 +257,7 @@ impl Reply {
         if len < head + extent || !(len - head).is_multiple_of(extent) || self.status.is_some() {
             return Err(wrong("a status of a wrong length"));
         }
-        let mut cursor = Cursor(inbox.take(link.ring(), (head + extent) as usize).await?);
+        let mut cursor = Cursor(inbox.take(link.socket(), (head + extent) as usize).await?);
         if cursor.u32() != Some(*context) {
             return Err(wrong("a status of another context"));
         }
@@ -276,7 +276,7 @@ impl Reply {
         if left > MAX_STATUS {
             return Err(wrong("a status of too many extents"));
         }
-        inbox.skip(link.ring(), left).await
+        inbox.skip(link.socket(), left).await
     }
 }
 

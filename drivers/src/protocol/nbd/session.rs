@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use millpond_messages::{Error, ErrorKind, IoError, IoResult, Result};
+use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
-use millpond_ring::{Fd, Ring};
 
 use super::connect::connect;
 use super::handshake::Agreed;
@@ -18,6 +18,7 @@ use super::inbox::Inbox;
 use super::link::{Asked, Link};
 use super::options::NbdOptions;
 use super::reply::{Expected, Reply};
+use super::socket::ServerSocketLuggage;
 use crate::api::Transfer;
 
 /// How long after a failure a server is tried again, at first and at most.
@@ -52,7 +53,7 @@ pub(super) struct Session {
 pub(super) struct Luggage {
     options: NbdOptions,
     agreed: Agreed,
-    link: Option<(Fd, Agreed, Inbox)>,
+    link: Option<(ServerSocketLuggage, Agreed, Inbox)>,
     lost: Option<Instant>,
 }
 
@@ -309,8 +310,8 @@ impl Session {
     pub(super) fn depart(&self) -> Luggage {
         let link = self.link.take().filter(|link| link.broken().is_none());
         let link = link.and_then(|link| {
-            let (fd, agreed, inbox) = link.take_parts();
-            inbox.map(|inbox| (fd, agreed, inbox))
+            let (socket, agreed, inbox) = link.take_parts();
+            inbox.map(|inbox| (socket, agreed, inbox))
         });
         Luggage {
             options: self.options.clone(),
@@ -330,8 +331,8 @@ impl Session {
         } = luggage;
         let session = Self::new(options, ring.clone(), agreed);
         session.lost.set(lost);
-        if let Some((fd, agreed, inbox)) = link {
-            let link = Link::new(ring, fd, agreed, inbox);
+        if let Some((socket, agreed, inbox)) = link {
+            let link = Link::new(socket.here(ring), agreed, inbox);
             session.link.replace(Some(Rc::new(link)));
         }
         session
