@@ -10,6 +10,7 @@
 
 pub mod beside;
 pub mod bitmaps;
+pub mod crafted;
 pub mod crash;
 pub mod crowd;
 pub mod daemon;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use millpond_tests::PATIENCE;
+use millpond_tests::crafted::{FIELDS, change_metadata};
 use millpond_tests::daemon::{Daemon, daemon, scratch};
 use millpond_tests::image::{self, backed_by, poke};
 use millpond_tests::nbd::{Connect, Request};
@@ -74,112 +75,6 @@ fn close(daemon: &mut Daemon) {
     daemon.qmp.ok("blockdev-del", json!({ "node-name": "image" }));
 }
 
-/// One field of the header and values it must not, or may just not, have.
-struct Field {
-    name: &'static str,
-    offset: u64,
-    size: usize,
-    values: &'static [u64],
-}
-
-const fn field(name: &'static str, offset: u64, size: usize, values: &'static [u64]) -> Field {
-    Field {
-        name,
-        offset,
-        size,
-        values,
-    }
-}
-
-const FIELDS: &[Field] = &[
-    field("magic", 0, 4, &[0, 0x5146_49fa]),
-    field("version", 4, 4, &[0, 1, 4, 5, u32::MAX as u64]),
-    field(
-        "backing_file_offset",
-        8,
-        8,
-        &[1, 8, 112, 65535, 65536, 1 << 40, u64::MAX],
-    ),
-    field(
-        "backing_file_size",
-        16,
-        4,
-        &[1, 1023, 1024, 65536, u32::MAX as u64],
-    ),
-    field(
-        "cluster_bits",
-        20,
-        4,
-        &[0, 1, 8, 22, 31, 32, 63, 64, u32::MAX as u64],
-    ),
-    field(
-        "size",
-        24,
-        8,
-        &[1, 511, 1 << 44, 1 << 56, i64::MAX as u64, 1 << 63, u64::MAX],
-    ),
-    field("crypt_method", 32, 4, &[3, 4, u32::MAX as u64]),
-    field(
-        "l1_size",
-        36,
-        4,
-        &[0, 1 << 22, (1 << 22) + 1, 0x7fff_ffff, u32::MAX as u64],
-    ),
-    field(
-        "l1_table_offset",
-        40,
-        8,
-        &[0, 1, 512, 65537, 1 << 50, i64::MAX as u64, u64::MAX, !0xffff],
-    ),
-    field(
-        "refcount_table_offset",
-        48,
-        8,
-        &[0, 1, 512, 65537, 1 << 50, i64::MAX as u64, u64::MAX, !0xffff],
-    ),
-    field(
-        "refcount_table_clusters",
-        56,
-        4,
-        &[0, 129, 0x8000, u32::MAX as u64],
-    ),
-    field("nb_snapshots", 60, 4, &[1, 65536, 65537, u32::MAX as u64]),
-    field("snapshots_offset", 64, 8, &[1, 512, 1 << 50, u64::MAX]),
-    field(
-        "incompatible_features",
-        72,
-        8,
-        &[1, 2, 4, 8, 16, 32, 1 << 63, u64::MAX],
-    ),
-    field("compatible_features", 80, 8, &[u64::MAX]),
-    field("autoclear_features", 88, 8, &[1, 2, u64::MAX]),
-    field(
-        "refcount_order",
-        96,
-        4,
-        &[0, 5, 7, 8, 31, 32, 64, u32::MAX as u64],
-    ),
-    field(
-        "header_length",
-        100,
-        4,
-        &[0, 72, 103, 105, 65536, u32::MAX as u64],
-    ),
-    field("compression_type", 104, 1, &[1, 2, 255]),
-    field(
-        "first extension's type",
-        112,
-        4,
-        &[0xe279_2aca, 0x2385_2875, 0x0537_be77, 0x4441_5441, 0x1234_5678],
-    ),
-    field(
-        "first extension's length",
-        116,
-        4,
-        &[0xffff, 0x1_0000, 0x7fff_ffff, 0xffff_fff8, u32::MAX as u64],
-    ),
-];
-
 #[test]
 fn each_header_field_out_of_range() {
     let dir = scratch();
@@ -197,13 +92,13 @@ fn each_header_field_out_of_range() {
             let what = format!("{} = {value:#x}", field.name);
             for read_only in [true, false] {
                 fs::copy(&good, &path).expect("an image can be copied");
-                poke(&path, field.offset, &value.to_be_bytes()[8 - field.size..]);
+                field.set(&path, *value);
                 let their_answer = open(&mut theirs, &path, read_only);
                 if their_answer.is_ok() {
                     close(&mut theirs);
                     // QEMU may have repaired the image.
                     fs::copy(&good, &path).expect("an image can be copied");
-                    poke(&path, field.offset, &value.to_be_bytes()[8 - field.size..]);
+                    field.set(&path, *value);
                 }
                 match open(&mut ours, &path, read_only) {
                     Ok(()) => {
@@ -277,25 +172,10 @@ fn metadata_with_any_bits_changed() {
         &["-f", "qcow2", &good.display().to_string()],
         &["write -P 1 0 512k", "write -z 1M 64k", "discard 8k 16k"],
     );
-    let length = fs::metadata(&good).expect("the image").len();
     let mut daemon = daemon().nbd_unix().start();
     for _ in 0..150 {
         fs::copy(&good, &path).expect("an image can be copied");
-        for _ in 0..rng.u8(1..5) {
-            // Most changes hit the header and the tables, which lie at the front.
-            let offset = if rng.u8(0..4) == 0 {
-                rng.u64(0..length)
-            } else {
-                rng.u64(0..6 * 4096)
-            };
-            let value = match rng.u8(0..3) {
-                0 => rng.u64(..).to_be_bytes(),
-                1 => (rng.u64(0..length) & !511 | 1 << 63).to_be_bytes(),
-                _ => [0xff; 8],
-            };
-            let count = rng.usize(1..=8);
-            poke(&path, offset & !7, &value[..count]);
-        }
+        change_metadata(&path, &mut rng);
         let read_only = rng.bool();
         if open(&mut daemon, &path, read_only).is_ok() {
             exercise(&mut daemon, !read_only);

@@ -36,11 +36,10 @@ pub async fn open_chain(
     let mut chain = vec![top];
     let mut names = HashSet::new();
     let end = walk(transaction, &mut chain, &mut names, backing, above).await;
-    if let Err(error) = end {
-        let prefix = "Could not open backing file: ".repeat(chain.len());
-        let context = format!("{prefix}{error}");
-        return Err(Error::caused_by(error.kind(), context, error));
-    }
+    end.map_err(|error| {
+        let prefix = vec!["Could not open backing file"; chain.len()].join(": ");
+        error.within(&prefix)
+    })?;
     // From the bottom up, so that permissions are settled before an overlay relies on them.
     for pair in chain.windows(2).rev() {
         if let [overlay, base] = *pair {

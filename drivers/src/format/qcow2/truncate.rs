@@ -28,6 +28,15 @@ fn of_file(mode: Preallocation) -> Preallocation {
     }
 }
 
+/// What is told where there is no room for what a disk is to have from the start.
+const fn not_preallocated(mode: Preallocation) -> &'static str {
+    match mode {
+        Preallocation::Falloc => "Failed to resize underlying file: Could not preallocate new data",
+        Preallocation::Full => "Failed to resize underlying file: Could not write zeros for preallocation",
+        Preallocation::Off | Preallocation::Metadata => "Could not preallocate",
+    }
+}
+
 impl State {
     /// Allocates clusters in advance for the start of a range; answers how many bytes of it. Only the untouched end of the
     /// file is used, which reads as zeroes.
@@ -147,7 +156,7 @@ impl Qcow2 {
         if preallocation != Preallocation::Off {
             self.preallocate(old_end, end, preallocation)
                 .await
-                .map_err(failed("Could not preallocate"))?;
+                .map_err(failed(not_preallocated(preallocation)))?;
         } else if flags.contains(RequestFlags::ZERO_WRITE) {
             self.zero_new(old_end, end)
                 .await
