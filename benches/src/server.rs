@@ -28,6 +28,13 @@ impl Program {
         }
     }
 
+    /// A command of the same program that is no server.
+    pub fn other_command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg(name);
+        command
+    }
+
     /// QEMU's storage daemon, found on the path.
     pub fn peer() -> Program {
         Program {

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -45,7 +46,6 @@ fn begin(dir: &Path, line: &str) -> Child {
 /// Interrupts a command once a file takes more space than so many bytes; answers whether it had not ended before.
 #[track_caller]
 fn interrupt(child: &mut Child, file: &Path, more_than: u64, signal: Signal) -> bool {
-    use std::os::unix::fs::MetadataExt;
     let deadline = Instant::now() + PATIENCE;
     let is_far = || fs::metadata(file).is_ok_and(|found| found.blocks() * 512 > more_than);
     while !is_far() {
@@ -116,6 +116,34 @@ fn a_copy_that_is_interrupted_leaves_its_source_and_can_be_made_again() {
     let whole = begin(dir, "convert -f raw -O qcow2 source target").wait_with_output();
     assert_eq!(whole.expect("a child").status.code(), Some(0));
     assert!(disk(dir, "target") == bytes);
+}
+
+#[test]
+fn a_copy_tells_how_far_it_is_when_it_is_asked() {
+    let dir = scratch();
+    let (dir, source) = (dir.path(), dir.path().join("source"));
+    data(&source, 4);
+    let mut child = begin(dir, "convert -r 32M -f raw -O raw source target");
+    let pid = Pid::from_child(&child);
+    let target = dir.join("target");
+    let deadline = Instant::now() + PATIENCE;
+    // It catches the signal once it copies.
+    while !fs::metadata(&target).is_ok_and(|found| found.blocks() > 0) {
+        assert!(Instant::now() < deadline, "nothing is copied");
+        thread::yield_now();
+    }
+    kill_process(pid, Signal::USR1).expect("it runs");
+    let status = child.wait().expect("a child");
+    let mut told = String::new();
+    let stderr = child.stderr.as_mut().expect("its standard error");
+    stderr.read_to_string(&mut told).expect("text");
+    assert_eq!(status.code(), Some(0), "{told}");
+    let percent = told
+        .trim()
+        .strip_prefix('(')
+        .and_then(|told| told.strip_suffix("/100%)"));
+    let percent: f64 = percent.and_then(|percent| percent.parse().ok()).expect(&told);
+    assert!(percent > 0.0 && percent <= 100.0, "{told}");
 }
 
 /// A chain of two images, of which the upper has all of the data; answers what the disk is.

@@ -7,6 +7,7 @@
 
 mod bench;
 mod client;
+mod commands;
 mod exports;
 mod fairness;
 mod fio;
@@ -91,6 +92,8 @@ pub enum Group {
     Jobs,
     /// A virtio block device, and nodes as files
     Exports,
+    /// Commands for images
+    Images,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -115,12 +118,13 @@ fn run(bench: &Bench<'_>, arguments: &CompareArguments) -> Outcome<()> {
     let mut text = heading(bench, arguments);
     print!("{text}");
     let mut failures = Vec::new();
-    let groups: [(Group, Rows); 5] = [
+    let groups: [(Group, Rows); 6] = [
         (Group::Requests, requests::section),
         (Group::Disk, requests::section),
         (Group::Graph, |bench, _| graph::section(bench)),
         (Group::Jobs, |bench, _| jobs::section(bench)),
         (Group::Exports, |bench, _| exports::section(bench)),
+        (Group::Images, |bench, _| commands::section(bench)),
     ];
     for (group, section) in groups {
         if !bench.wants_group(group) {

@@ -6,40 +6,19 @@ mod delay;
 mod limit;
 mod load;
 
-use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
 use super::bench::Bench;
 use super::statistics::{Samples, alternate};
 use super::table::{Better, Line, Section, Verdict, ratio, spreads};
-use super::tools::Tool;
 use crate::Outcome;
 use crate::server::Program;
 use copies::{COPIES, Copied, Copy};
-
-const NO_CONVERT: &str = "not built yet: Millpond has no image tool";
 
 const COLUMNS: &[&str] = &["limit", "of the limit", "CPU s: peer, ours", "spread"];
 
 /// Bytes that jobs copy, but for the commits, which copy half as many.
 const SIZE: u64 = 1 << 30;
-
-/// Compression is asked for in two kinds, which take long: they run once.
-const CONVERSIONS: [(&str, &str, &[&str]); 3] = [
-    ("convert qcow2 to qcow2, 1 GiB", "1.3x", &[]),
-    (
-        "convert qcow2 to qcow2 compressed (zlib), 1 GiB",
-        "2.5x",
-        &["-c", "-o", "compression_type=zlib"],
-    ),
-    (
-        "convert qcow2 to qcow2 compressed (zstd), 1 GiB",
-        "2x",
-        &["-c", "-o", "compression_type=zstd"],
-    ),
-];
 
 /// Where jobs run, and on how much.
 pub(super) struct Place<'a> {
@@ -76,12 +55,6 @@ pub fn section(bench: &Bench<'_>) -> Section {
     }
     load::rows(bench, &mut section);
     delay::rows(bench, &mut section);
-    for (work, target, arguments) in CONVERSIONS {
-        if bench.wants(work) {
-            let outcome = conversion(bench, (work, target, arguments), &mut section);
-            section.attempt(work, outcome);
-        }
-    }
     section
 }
 
@@ -214,48 +187,6 @@ fn seconds(samples: &Samples) -> String {
 fn number(samples: &Samples) -> String {
     let figure = samples.median();
     figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"))
-}
-
-/// `qemu-img convert` of the image, with these arguments: what the peer takes.
-fn conversion(
-    bench: &Bench<'_>,
-    (work, target, arguments): (&str, &str, &[&str]),
-    section: &mut Section,
-) -> Outcome<()> {
-    if Tool::QemuImg.find().is_none() {
-        section.lines.push(Line::open(work, target, "-", NO_CONVERT));
-        return Ok(());
-    }
-    let place = Place::new(bench, bench.dir());
-    copies::make_image(&place, "full", place.size)?;
-    let runs = if arguments.is_empty() {
-        bench.runs().min(3)
-    } else {
-        1
-    };
-    let times = (0..runs).map(|_| Ok(convert(&place, arguments)?.as_secs_f64()));
-    let times: Vec<f64> = times.collect::<Outcome<_>>()?;
-    copies::remove(&place)?;
-    let peer = seconds(&Samples::new(times));
-    section.lines.push(Line::open(work, target, peer, NO_CONVERT));
-    Ok(())
-}
-
-fn convert(place: &Place<'_>, arguments: &[&str]) -> Outcome<Duration> {
-    let converted = place.image("converted");
-    let begun = Instant::now();
-    let status = Command::new(Tool::QemuImg.program())
-        .args(["convert", "-f", "qcow2", "-O", "qcow2"])
-        .args(arguments)
-        .args([&place.image("full"), &converted])
-        .status()
-        .map_err(|error| format!("{error}: {}", Tool::QemuImg.missing()))?;
-    let took = begun.elapsed();
-    if !status.success() {
-        return Err("qemu-img convert failed".into());
-    }
-    fs::remove_file(converted)?;
-    Ok(took)
 }
 
 #[cfg(test)]

@@ -191,8 +191,9 @@ async fn copy(
         }
     };
     let counts = |kind: Kind| kind == Kind::Data || (kind == Kind::Zero && shape.writes_zeroes);
+    let is_shown = plan.shows_progress && !plan.is_quiet;
     let mut all = 0;
-    if plan.shows_progress && !plan.is_quiet {
+    if is_shown {
         let quiet = |_| {};
         let mut scan = Scan::new(shape, &quiet);
         while let Some(piece) = scan
@@ -211,7 +212,10 @@ async fn copy(
         pace: CopyPace::new(plan.rate),
         warn: &warn,
         begins: &|piece| {
-            if counts(piece.kind) {
+            if !is_shown {
+                // What there is to copy was not counted: who asks is told how far along the disk the copy is.
+                progress.of(piece.range.end(), shape.total());
+            } else if counts(piece.kind) {
                 done.set(done.get() + piece.range.len());
                 progress.of(done.get(), all);
             }
