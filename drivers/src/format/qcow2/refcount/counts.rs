@@ -77,6 +77,31 @@ fn used(block: &[u8], order: u32, entries: usize) -> u64 {
         .sum()
 }
 
+/// Refcounts as they are in the cache, with the block that was looked into last at hand.
+pub struct Refcounts<'a> {
+    state: &'a State,
+    /// The number of a block and what it has, if it is there.
+    last: Option<(u64, Option<&'a [u8]>)>,
+}
+
+impl Refcounts<'_> {
+    /// The refcount of a cluster.
+    pub fn of(&mut self, cluster: HostCluster) -> Step<u64> {
+        let (block, index) = self.state.geometry.refblock_of(cluster);
+        let bytes = match self.last {
+            Some((last, bytes)) if last == block => bytes,
+            _ => {
+                let offset = self.state.refblock_offset(block);
+                let bytes = offset.map(|offset| self.state.refblock(block, offset));
+                let bytes = bytes.transpose()?;
+                self.last = Some((block, bytes));
+                bytes
+            }
+        };
+        Ok(bytes.map_or(0, |bytes| get(bytes, self.state.geometry.refcount_order, index)))
+    }
+}
+
 impl State {
     /// Where the refcount block of this number is, if there is one.
     pub fn refblock_offset(&self, block: u64) -> Option<HostOffset> {
@@ -92,15 +117,15 @@ impl State {
 
     /// How often a cluster of the file is referenced.
     pub fn refcount(&self, cluster: HostCluster) -> Step<u64> {
-        let (block, index) = self.geometry.refblock_of(cluster);
-        let Some(offset) = self.refblock_offset(block) else {
-            return Ok(0);
-        };
-        Ok(get(
-            self.refblock(block, offset)?,
-            self.geometry.refcount_order,
-            index,
-        ))
+        self.refcounts().of(cluster)
+    }
+
+    /// The refcounts of many clusters, one after the other.
+    pub const fn refcounts(&self) -> Refcounts<'_> {
+        Refcounts {
+            state: self,
+            last: None,
+        }
     }
 
     /// How many clusters of a refcount block are in use.

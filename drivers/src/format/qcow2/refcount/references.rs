@@ -5,8 +5,8 @@
 //! once any of them is referred to twice. An image of 16 TiB that is full, with clusters of 64 KiB, takes 32 MiB; with a snapshot
 //! of all of it, 256 MiB. Clusters of 512 bytes take 128 times as much for the same image, up to [`MAX_BYTES`].
 
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use millpond_messages::IoError;
 use millpond_messages::error::errno::ENOMEM;
@@ -79,7 +79,11 @@ impl Page {
 /// How often each cluster is referred to.
 #[derive(Default)]
 pub(crate) struct References {
-    pages: HashMap<u64, Page>,
+    pages: Vec<Page>,
+    /// Where among them the page of a number is.
+    places: HashMap<u64, usize>,
+    /// The one that was looked for last: most references are near the one before.
+    last: Cell<Option<(u64, usize)>>,
     /// Bytes of the pages.
     bytes: usize,
     /// The counts that no page has room for.
@@ -99,14 +103,13 @@ impl References {
     pub fn add(&mut self, cluster: HostCluster) -> Result<(), IoError> {
         let (number, at) = place(cluster);
         let is_full = self.bytes >= MAX_BYTES;
-        let page = match self.pages.entry(number) {
-            Entry::Occupied(page) => page.into_mut(),
-            Entry::Vacant(_) if is_full => return Err(IoError::Os(ENOMEM)),
-            Entry::Vacant(place) => {
-                let page = place.insert(Page::new());
-                self.bytes += page.bytes();
-                page
-            }
+        let place = match self.place_of(number) {
+            Some(place) => place,
+            None if is_full => return Err(IoError::Os(ENOMEM)),
+            None => self.add_page(number),
+        };
+        let Some(page) = self.pages.get_mut(place) else {
+            return Ok(());
         };
         if page.is_too_narrow(at) {
             if is_full {
@@ -124,10 +127,31 @@ impl References {
         Ok(())
     }
 
+    /// Where the page of a number is, if there is one.
+    fn place_of(&self, number: u64) -> Option<usize> {
+        match self.last.get() {
+            Some((last, place)) if last == number => Some(place),
+            _ => {
+                let place = *self.places.get(&number)?;
+                self.last.set(Some((number, place)));
+                Some(place)
+            }
+        }
+    }
+
+    fn add_page(&mut self, number: u64) -> usize {
+        let (place, page) = (self.pages.len(), Page::new());
+        self.bytes += page.bytes();
+        self.pages.push(page);
+        self.places.insert(number, place);
+        place
+    }
+
     /// How often a cluster is referred to.
     pub fn get(&self, cluster: HostCluster) -> u64 {
         let (number, at) = place(cluster);
-        match self.pages.get(&number).map_or(0, |page| page.get(at)) {
+        let page = self.place_of(number).and_then(|place| self.pages.get(place));
+        match page.map_or(0, |page| page.get(at)) {
             u8::MAX => self.large.get(&cluster).copied().unwrap_or(u64::from(u8::MAX)),
             count => u64::from(count),
         }

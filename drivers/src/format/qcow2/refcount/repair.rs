@@ -104,9 +104,9 @@ impl Check<'_> {
         let (image, references) = (self.image, &self.references);
         let differences: Differences = image
             .run(move |state| {
-                let mut found = Vec::new();
+                let (mut found, mut refcounts) = (Vec::new(), state.refcounts());
                 for cluster in first.row(len).take_while(|cluster| *cluster < end) {
-                    let (refcount, references) = (state.refcount(cluster)?, references.get(cluster));
+                    let (refcount, references) = (refcounts.of(cluster)?, references.get(cluster));
                     if refcount != references {
                         found.push((cluster, refcount, references));
                     }

@@ -188,12 +188,13 @@ impl Qcow2 {
         let (mut at, mut changed) = (0, false);
         // One step for all entries, which goes on with the one that it had to wait for a refcount block for.
         let step = |state: &mut State| {
+            let mut refcounts = state.refcounts();
             while let Some(entry) = entries.get_mut(at) {
                 if let Some(host) = aligned(&geometry, *entry) {
                     // Nothing shares a data file's clusters.
                     let refcount = match geometry.external {
                         true => 1,
-                        false => state.refcount(host.cluster(&geometry))?,
+                        false => refcounts.of(host.cluster(&geometry))?,
                     };
                     if (*entry & COPIED != 0) != (refcount == 1) && wanted(*entry, refcount) {
                         *entry ^= COPIED;
