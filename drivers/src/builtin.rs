@@ -17,6 +17,7 @@ use crate::filter::throttle::ThrottleKind;
 use crate::format::luks::LuksKind;
 use crate::format::qcow2::Qcow2Kind;
 use crate::format::raw::RawKind;
+use crate::format::vdi::VdiKind;
 use crate::protocol::file::FileKind;
 use crate::protocol::nbd::NbdKind;
 use crate::protocol::null::NullKind;
@@ -26,7 +27,7 @@ use crate::replica::quorum::QuorumKind;
 #[must_use]
 pub fn builtin() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [Arc<dyn DriverKind>; 20] = [
+    let kinds: [Arc<dyn DriverKind>; 21] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlklogwritesKind),
         Arc::new(BlkverifyKind),
@@ -47,6 +48,7 @@ pub fn builtin() -> Registry {
         Arc::new(RawKind),
         Arc::new(SnapshotAccessKind),
         Arc::new(ThrottleKind::new(registry.throttle_groups().clone())),
+        Arc::new(VdiKind),
     ];
     for kind in kinds {
         let name = kind.name();
@@ -86,6 +88,7 @@ mod tests {
             "raw",
             "snapshot-access",
             "throttle",
+            "vdi",
         ] {
             assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));
         }

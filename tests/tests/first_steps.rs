@@ -180,7 +180,6 @@ fn images_that_cannot_be_served_are_told_apart() {
     let path = |name: &str| dir.path().join(name).display().to_string();
     for (format, name) in [
         ("vmdk", "VMDK"),
-        ("vdi", "VDI"),
         ("vhdx", "VHDX"),
         ("vpc", "VHD"),
         ("qed", "QED"),

@@ -215,6 +215,11 @@ impl Given {
                 {
                     return Err(invalid(format!("invalid parameter value: {mode}")));
                 }
+                // All of a static image is laid out from the start.
+                ("static", text) => match self.value("static", text)? {
+                    Value::Bool(true) => ("preallocation", "metadata".into()),
+                    _ => continue,
+                },
                 (name, text) => (name, self.choice(name, text)?),
             };
             options.insert(name.replace('_', "-"), value);
@@ -230,7 +235,9 @@ impl Given {
     pub fn to_create_file(&self) -> Result<Options> {
         let mut options = Options::new();
         for (name, text) in &self.values {
-            if matches!(name.as_str(), "nocow" | "extent_size_hint") && !self.open {
+            // A format that has no such option of its own leaves it to the file.
+            let is_left = name == "preallocation" && self.format == "vdi";
+            if (matches!(name.as_str(), "nocow" | "extent_size_hint") || is_left) && !self.open {
                 options.insert(name.replace('_', "-"), self.value(name, text)?);
             }
         }

@@ -9,7 +9,6 @@ const SUFFIXES: &[(&str, &str)] = &[
     ("parallels", "Parallels"),
     ("qcow", "qcow"),
     ("qed", "QED"),
-    ("vdi", "VDI"),
     ("vhd", "VHD"),
     ("vhdx", "VHDX"),
     ("vmdk", "VMDK"),

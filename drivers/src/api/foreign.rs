@@ -6,7 +6,6 @@ const MARKS: &[(usize, &[u8], &str)] = &[
     (0, b"KDMV", "VMDK"),
     (0, b"COWD", "VMDK"),
     (0, b"# Disk DescriptorFile", "VMDK"),
-    (64, b"\x7f\x10\xda\xbe", "VDI"),
     (0, b"vhdxfile", "VHDX"),
     (0, b"conectix", "VHD"),
     (0, b"QED\0", "QED"),
@@ -32,10 +31,7 @@ mod tests {
 
     #[test]
     fn marks_are_found_where_they_belong() {
-        let mut vdi = vec![0; 512];
-        assert_eq!(foreign_format(&vdi), None);
-        vdi[64..68].copy_from_slice(&0xbeda_107f_u32.to_le_bytes());
-        assert_eq!(foreign_format(&vdi), Some("VDI"));
+        assert_eq!(foreign_format(&[0; 512]), None);
         assert_eq!(foreign_format(b"KDMV"), Some("VMDK"));
         assert_eq!(foreign_format(b"KDM"), None);
         assert_eq!(foreign_format(b"QFI\xfb\0\0\0\x03"), None);

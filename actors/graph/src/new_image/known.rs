@@ -226,6 +226,17 @@ const LUKS: &[Known] = &[
     ),
 ];
 
+/// Those of a new VDI image.
+const VDI: &[Known] = &[
+    SIZE,
+    known(
+        "static",
+        Kind::Flag,
+        Some("off"),
+        "VDI static (pre-allocated) image",
+    ),
+];
+
 /// Those of a new file.
 const FILE: &[Known] = &[
     SIZE,
@@ -284,6 +295,7 @@ pub fn of_format(format: &str) -> &'static [Known] {
     match format {
         "qcow2" => QCOW2,
         "luks" => LUKS,
+        "vdi" => VDI,
         "file" => FILE,
         _ => OTHER,
     }
@@ -291,7 +303,7 @@ pub fn of_format(format: &str) -> &'static [Known] {
 
 /// Whether a format has options besides those that are known here: then any name is passed on.
 pub(super) fn is_open(format: &str) -> bool {
-    !matches!(format, "qcow2" | "luks" | "file" | "raw")
+    !matches!(format, "qcow2" | "luks" | "vdi" | "file" | "raw")
 }
 
 /// The options that a protocol has for the files of new images.

@@ -268,7 +268,7 @@ fn strong_options(node: &Node) -> impl Iterator<Item = (&str, &Value)> {
         "qcow2" => Some(&["encrypt.key-secret"]),
         "quorum" => Some(&["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"]),
         "blklogwrites" => Some(&["log-append", "log-sector-size"]),
-        "copy-on-read" | "preallocate" | "commit_top" => Some(&[]),
+        "copy-on-read" | "preallocate" | "commit_top" | "vdi" => Some(&[]),
         // Of a driver that somebody else brought, any may be.
         _ => None,
     };

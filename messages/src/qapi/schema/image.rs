@@ -26,6 +26,7 @@ qapi! {
             "file": BlockdevCreateOptionsFile,
             "luks": BlockdevCreateOptionsLUKS,
             "qcow2": BlockdevCreateOptionsQcow2,
+            "vdi": BlockdevCreateOptionsVdi,
         },
     }
 
@@ -54,6 +55,13 @@ qapi! {
         lazy_refcounts: Option<bool>,
         refcount_bits: Option<i64>,
         compression_type: Option<Qcow2CompressionType>,
+    }
+
+    /// Options of a VDI image that is to be made.
+    open struct BlockdevCreateOptionsVdi {
+        file: BlockdevRef,
+        size: Size,
+        preallocation: Option<Preallocation>,
     }
 
     /// The versions of the format qcow2.

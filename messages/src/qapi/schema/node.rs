@@ -36,6 +36,7 @@ qapi! {
             "raw": BlockdevOptionsRaw,
             "snapshot-access": BlockdevOptionsGenericFormat,
             "throttle": BlockdevOptionsThrottle,
+            "vdi": BlockdevOptionsGenericFormat,
         },
         node_name: Option<String>,
         discard: Option<BlockdevDiscardOptions>,
@@ -85,6 +86,8 @@ qapi! {
         Raw = "raw",
         /// A filter that limits how fast requests go.
         Throttle = "throttle",
+        /// Images of VirtualBox.
+        Vdi = "vdi",
     }
 
     /// What is done with discards.
