@@ -33,6 +33,8 @@ pub(super) struct BlockLayout {
     pub block: u64,
     /// Entries from here on stand for blocks that are not stored.
     pub first_special: u32,
+    /// All blocks are there from the start, so the file knows better which are zeroes.
+    pub is_static: bool,
     /// The child that is the file.
     pub file: ChildSlot,
 }
@@ -212,7 +214,10 @@ impl Blocks {
         };
         let (slot, offset) = self.child(place, in_block)?;
         let len = self.run(range, |behind, next| Self::follows(place, behind, next));
-        Ok(Extent::new(len, At::Child { slot, offset }))
+        Ok(Extent {
+            recurse: self.layout.is_static,
+            ..Extent::new(len, At::Child { slot, offset })
+        })
     }
 
     fn try_place(&self, range: Range) -> Result<Placement, Blocked> {

@@ -19,6 +19,10 @@ const TEXT: &[u8] = b"<<< QEMU VM Virtual Disk Image >>>\n";
 const SIGNATURE: u32 = 0xbeda_107f;
 const VERSION: u32 = 0x0001_0001;
 
+/// The types of images.
+const DYNAMIC: u32 = 1;
+const STATIC: u32 = 2;
+
 const SIGNATURE_AT: usize = 64;
 const VERSION_AT: usize = 68;
 const HEADER_SIZE_AT: usize = 72;
@@ -99,6 +103,7 @@ impl Header {
                 data: le32(bytes, DATA_AT).into(),
                 block: BLOCK,
                 first_special: FIRST_SPECIAL,
+                is_static: le32(bytes, TYPE_AT) == STATIC,
                 file: ChildSlot::FILE,
             },
         })
@@ -176,7 +181,10 @@ impl NewHeader {
         put(SIGNATURE_AT, &SIGNATURE.to_le_bytes());
         put(VERSION_AT, &VERSION.to_le_bytes());
         put(HEADER_SIZE_AT, &number(0x180));
-        put(TYPE_AT, &number(if self.is_static { 2 } else { 1 }));
+        put(
+            TYPE_AT,
+            &if self.is_static { STATIC } else { DYNAMIC }.to_le_bytes(),
+        );
         put(TABLE_AT, &number(HEADER_LEN as u64));
         put(DATA_AT, &number(self.data()));
         put(SECTOR_AT, &number(SECTOR_SIZE));
