@@ -135,7 +135,8 @@ fn what_either_writes_the_other_reads_and_both_write_the_same_bytes() {
             both.assert_same_bytes("raw");
         }
         both.same("qemu-img convert -f raw -O vdi raw again");
-        assert_same_file(&both, "again");
+        // Several pieces are copied at a time, so blocks may be in another order.
+        both.assert_same_image("vdi", "again");
     }
 }
 

@@ -237,6 +237,9 @@ impl Given {
         for (name, text) in &self.values {
             // A format that has no such option of its own leaves it to the file.
             let is_left = name == "preallocation" && self.format == "vdi";
+            if is_left && !known::PREALLOCATIONS.contains(&text.as_str()) {
+                return Err(invalid(format!("invalid parameter value: {text}")));
+            }
             if (matches!(name.as_str(), "nocow" | "extent_size_hint") || is_left) && !self.open {
                 options.insert(name.replace('_', "-"), self.value(name, text)?);
             }
