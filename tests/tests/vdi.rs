@@ -1,6 +1,7 @@
 //! Images of VirtualBox beside QEMU: made, read, written, looked at, checked; and those that lie.
 
 use millpond_tests::image::poke;
+use millpond_tests::tool::run;
 use millpond_tests::tools::{Both, Side};
 use std::fs;
 use std::path::Path;
@@ -119,7 +120,10 @@ fn what_either_writes_the_other_reads_and_both_write_the_same_bytes() {
         let both = Both::new();
         both.prepare(&format!("qemu-img create -q -f vdi {options}"));
         // The same numbers for both, so that all bytes must be the same.
-        fs::copy(both.theirs().join("x"), both.ours().join("x")).expect("a copy");
+        let [theirs, ours] =
+            [both.theirs(), both.ours()].map(|folder| folder.join("x").display().to_string());
+        // With its holes, which a map shows.
+        run("cp", &["--sparse=auto", &theirs, &ours]);
         for part in requests(120, 9 << 20).chunks(40) {
             let mut words = vec!["qemu-io", "-f", "vdi"];
             part.iter().for_each(|request| words.extend(["-c", request]));

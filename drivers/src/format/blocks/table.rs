@@ -37,7 +37,7 @@ pub(super) struct Changed {
     bytes: Vec<u8>,
 }
 
-/// The table.
+/// A table of places, a page of which is read when it is needed.
 pub(super) struct PagedTable {
     start: u64,
     entries: u64,

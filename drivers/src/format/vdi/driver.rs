@@ -20,7 +20,7 @@ use crate::api::{
 };
 use crate::format::blocks::Blocks;
 
-/// An open image.
+/// An image that is open, as a driver.
 pub(super) struct Vdi {
     options: Options,
     pub(super) file: Child,

@@ -12,7 +12,7 @@ pub(super) const BLOCK: u64 = 1 << 20;
 const FIRST_SPECIAL: u32 = 0xffff_fffe;
 /// The most blocks that QEMU takes.
 const MAX_BLOCKS: u32 = 0x1fff_ff80;
-/// The longest disk.
+/// The longest disk that an image may have, in bytes.
 pub(super) const MAX_SIZE: u64 = MAX_BLOCKS as u64 * BLOCK;
 /// The text that images by QEMU begin with.
 const TEXT: &[u8] = b"<<< QEMU VM Virtual Disk Image >>>\n";
