@@ -150,10 +150,13 @@ impl PagedTable {
         pieces.len() >= MAX_CHANGED && pieces.values().filter(|piece| piece.changed).count() >= MAX_CHANGED
     }
 
-    /// What has changed, which counts as unchanged from now on. [`PagedTable::written`] says what came of it.
+    /// What has changed, which counts as unchanged from now on. [`PagedTable::written`] says what came of it: where nothing
+    /// did, as the write was dropped, it is taken again. So only one may have taken something at a time.
     pub fn take_changed(&self) -> Vec<Changed> {
         let mut pieces = self.pieces.borrow_mut();
-        let changed = pieces.iter_mut().filter(|(_, piece)| piece.changed);
+        let changed = pieces
+            .iter_mut()
+            .filter(|(_, piece)| piece.changed || piece.under_way);
         let taken = changed.map(|(number, piece)| {
             piece.changed = false;
             piece.under_way = true;
