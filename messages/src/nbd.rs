@@ -172,9 +172,10 @@ pub mod reply {
     /// The reply names a metadata context.
     pub const META_CONTEXT: u32 = 4;
 
-    /// What a client tells of a refusal of this kind, in QEMU's words, and what the user may do about it.
+    /// What a client tells of a refusal of this kind, in QEMU's words; and below it what the user may do, and what the server
+    /// says of it in the payload.
     #[must_use]
-    pub fn refusal(kind: u32, option: u32) -> (String, Option<&'static str>) {
+    pub fn refusal(kind: u32, option: u32, payload: &[u8]) -> (String, Option<String>) {
         let name = super::option::name(option);
         let text = match kind {
             ERR_UNSUP => format!("Unsupported option type {option} ({name})"),
@@ -187,8 +188,11 @@ pub mod reply {
             ERR_BLOCK_SIZE_REQD => format!("Server requires INFO_BLOCK_SIZE for option {option} ({name})"),
             _ => format!("Unknown error code when asking for option {option} ({name})"),
         };
-        let hint = (kind == ERR_TLS_REQD).then_some("Did you forget a valid tls-creds?");
-        (text, hint)
+        let advice = (kind == ERR_TLS_REQD).then(|| "Did you forget a valid tls-creds?".to_owned());
+        let reported =
+            (!payload.is_empty()).then(|| format!("server reported: {}", String::from_utf8_lossy(payload)));
+        let hints: Vec<String> = advice.into_iter().chain(reported).collect();
+        (text, (!hints.is_empty()).then(|| hints.join("\n")))
     }
 
     /// Set in the types of refusals.

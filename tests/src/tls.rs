@@ -164,6 +164,28 @@ impl Certificates {
         self.folder(name, &files)
     }
 
+    /// The server's credentials and those of a client that it lets in, by kind.
+    pub fn kinds(&self) -> [(String, String); 3] {
+        self.certificate("server", SERVER, "ca")
+            .certificate("client", CLIENT, "ca");
+        let (server, client) = (
+            self.server("server-dir", "server"),
+            self.client("client-dir", "client"),
+        );
+        let keys = self.keys("keys", "alice:00112233445566778899aabbccddeeff\n");
+        [
+            (
+                format!("tls-creds-x509,dir={server}"),
+                format!("tls-creds-x509,dir={client}"),
+            ),
+            (
+                format!("tls-creds-psk,dir={keys}"),
+                format!("tls-creds-psk,dir={keys},username=alice"),
+            ),
+            ("tls-creds-anon".to_owned(), "tls-creds-anon".to_owned()),
+        ]
+    }
+
     /// A folder with keys that both sides have.
     pub fn keys(&self, name: &str, lines: &str) -> String {
         let folder = self.folder(name, &[]);

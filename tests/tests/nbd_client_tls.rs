@@ -13,39 +13,11 @@ use millpond_tests::nbd::wire::{
     FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, MAGIC, OPT_STARTTLS, OPTION_MAGIC, OPTION_REPLY_MAGIC, REP_ACK,
 };
 use millpond_tests::program::{Program, oracle, under_test};
-use millpond_tests::tls::{CLIENT, Certificates, SERVER, qemu_client, serve, socket};
+use millpond_tests::tls::{CLIENT, Certificates, qemu_client, serve, socket};
 use millpond_tests::tools::{Both, Side};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
-
-/// The credentials of a server and of a client that goes with it.
-struct Pair {
-    server: String,
-    client: String,
-}
-
-fn pairs(made: &Certificates) -> [Pair; 3] {
-    made.certificate("server", SERVER, "ca")
-        .certificate("client", CLIENT, "ca");
-    let (server, client) = (
-        made.server("server-dir", "server"),
-        made.client("client-dir", "client"),
-    );
-    let keys = made.keys("keys", "alice:00112233445566778899aabbccddeeff\n");
-    let pair = |server: String, client: String| Pair { server, client };
-    [
-        pair(
-            format!("tls-creds-x509,dir={server}"),
-            format!("tls-creds-x509,dir={client}"),
-        ),
-        pair(
-            format!("tls-creds-psk,dir={keys}"),
-            format!("tls-creds-psk,dir={keys},username=alice"),
-        ),
-        pair("tls-creds-anon".to_owned(), "tls-creds-anon".to_owned()),
-    ]
-}
 
 fn serving(program: Program, credentials: &str) -> Daemon {
     serve(daemon().program(program), credentials, "").start()
@@ -54,7 +26,7 @@ fn serving(program: Program, credentials: &str) -> Daemon {
 #[test]
 fn data_is_the_same_by_each_kind_of_credentials() {
     let (made, both) = (Certificates::new(), Both::new());
-    for Pair { server, client } in pairs(&made) {
+    for (server, client) in made.kinds() {
         for program in [oracle(), under_test().clone()] {
             let daemon = serving(program, &server);
             let mut words = vec!["qemu-io".to_owned()];
@@ -100,7 +72,7 @@ fn same(both: &Both, server: &Path, line: &str) {
 #[test]
 fn who_is_refused_is_told_in_qemus_words() {
     let (made, both) = (Certificates::new(), Both::new());
-    let [Pair { server, client }, Pair { server: keyed, .. }, _] = pairs(&made);
+    let [(server, client), (keyed, _), _] = made.kinds();
     made.certificate("stranger", CLIENT, "other");
     let strange = made.folder("strange", &[("ca-cert.pem", "other")]);
     let other_keys = made.keys("other-keys", "bob:ffeeddccbbaa99887766554433221100\n");
@@ -173,7 +145,7 @@ fn inside(server: &Daemon, more: Value) -> Value {
 #[test]
 fn a_disk_inside_tls_moves_between_iothreads_under_load() {
     let made = Certificates::new();
-    let [Pair { server, client }, ..] = pairs(&made);
+    let [(server, client), ..] = made.kinds();
     let server = serving(oracle(), &server);
     let mut daemon = daemon()
         .option("--object", format!("{client},id=c,endpoint=client"))
@@ -234,7 +206,7 @@ fn ack() -> Vec<u8> {
 #[test]
 fn servers_that_cheat_with_tls_are_refused() {
     let made = Certificates::new();
-    let [Pair { client, .. }, ..] = pairs(&made);
+    let [(_, client), ..] = made.kinds();
     type Rest = fn(&mut std::os::unix::net::UnixStream);
     let tales: [(&str, Rest); 3] = [
         // In the clear, to be taken for what was said inside.

@@ -6,34 +6,12 @@ use std::path::{Path, PathBuf};
 
 use millpond_tests::daemon::{Builder, Daemon, daemon, daemon_in, scratch};
 use millpond_tests::program::{Program, oracle, under_test};
-use millpond_tests::tls::{CLIENT, Certificates, SERVER, SIZE, qemu_client, qemu_io_inside, serve, socket};
+use millpond_tests::tls::{CLIENT, Certificates, SIZE, qemu_client, qemu_io_inside, serve, socket};
 use millpond_tests::tool::{run, try_run};
 
 /// A daemon whose server has these credentials, and the export `disk`.
 fn serving(credentials: &str) -> Builder {
     serve(daemon(), credentials, "")
-}
-
-/// The server's credentials and those of a client that it lets in, by kind.
-fn kinds(made: &Certificates) -> [(String, String); 3] {
-    made.certificate("server", SERVER, "ca")
-        .certificate("client", CLIENT, "ca");
-    let (server, client) = (
-        made.server("server-dir", "server"),
-        made.client("client-dir", "client"),
-    );
-    let keys = made.keys("keys", "alice:00112233445566778899aabbccddeeff\n");
-    [
-        (
-            format!("tls-creds-x509,dir={server}"),
-            format!("tls-creds-x509,dir={client}"),
-        ),
-        (
-            format!("tls-creds-psk,dir={keys}"),
-            format!("tls-creds-psk,dir={keys},username=alice"),
-        ),
-        ("tls-creds-anon".to_owned(), "tls-creds-anon".to_owned()),
-    ]
 }
 
 /// A client that must be served.
@@ -54,7 +32,7 @@ fn served(daemon: &Daemon, client: &str, commands: &[&str]) {
 #[test]
 fn data_is_the_same_by_each_kind_of_credentials() {
     let made = Certificates::new();
-    for (server, client) in kinds(&made) {
+    for (server, client) in made.kinds() {
         let daemon = serving(&server).start();
         served(
             &daemon,
@@ -93,7 +71,7 @@ fn data_is_the_same_by_each_kind_of_credentials() {
 #[test]
 fn libnbd_copies_inside_tls() {
     let made = Certificates::new();
-    let [(x509, _), (psk, _), (anonymous, _)] = kinds(&made);
+    let [(x509, _), (psk, _), (anonymous, _)] = made.kinds();
     let certificates = made.path("client-dir").display().to_string();
     let keys = made.path("keys/keys.psk").display().to_string();
     let data = made.path("data.raw");
@@ -139,7 +117,7 @@ struct Case<'a> {
 fn cases(made: &Certificates) -> Vec<Case<'static>> {
     let dated = CLIENT.replace("expiration_days = 30\n", "")
         + "activation_date = \"2020-01-01 00:00:00\"\nexpiration_date = \"2021-01-01 00:00:00\"\n";
-    let kinds = kinds(made);
+    let kinds = made.kinds();
     made.certificate("stranger", CLIENT, "other")
         .certificate("expired", &dated, "ca")
         .certificate("lost", &CLIENT.replace("cn = client", "cn = lost"), "ca")

@@ -6,4 +6,4 @@ mod session;
 mod stream;
 
 pub use session::{ClientCredentials, ClientCredentialsById, Got, TlsError, TlsSession};
-pub use stream::{TlsLuggage, TlsStream, room};
+pub use stream::{RECEIVE_RECORD, TlsLuggage, TlsStream, room};

@@ -32,6 +32,14 @@ pub enum TlsError {
     Truncated,
 }
 
+impl TlsError {
+    /// What is told where the connection ends before the two sides have agreed.
+    #[must_use]
+    pub fn cut_off() -> Self {
+        Self::Handshake("The TLS connection was non-properly terminated.".to_owned())
+    }
+}
+
 impl From<TlsError> for io::Error {
     fn from(error: TlsError) -> Self {
         let kind = match error {

@@ -10,6 +10,8 @@ use rustix::net::{SendFlags, send};
 
 use super::session::{Got, TlsError, TlsSession};
 
+/// Cipher bytes received at a time while a session begins: a record.
+pub const RECEIVE_RECORD: usize = 17 * 1024;
 /// Cipher bytes received at a time: what a plain connection receives at a time.
 const RECEIVE: usize = 64 * 1024;
 /// Plain bytes of a record, at most.

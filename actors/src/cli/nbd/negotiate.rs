@@ -267,14 +267,8 @@ fn text(bytes: &[u8]) -> String {
 
 /// What is told of a refusal.
 fn refused(option: u32, answer: &Reply) -> ListError {
-    let (told, hint) = reply::refusal(answer.kind, option);
-    let reported =
-        (!answer.payload.is_empty()).then(|| format!("server reported: {}", text(&answer.payload)));
-    let hints: Vec<String> = hint.map(str::to_owned).into_iter().chain(reported).collect();
-    ListError::Refused {
-        text: told,
-        hint: (!hints.is_empty()).then(|| hints.join("\n")),
-    }
+    let (text, hint) = reply::refusal(answer.kind, option, &answer.payload);
+    ListError::Refused { text, hint }
 }
 
 /// Sends an option to the server.

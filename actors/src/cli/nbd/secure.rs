@@ -1,11 +1,8 @@
 //! A stream inside TLS, for the one connection of a command that does nothing else: it is waited for.
 
-use millpond_drivers::tls::{Got, TlsError, TlsSession};
+use millpond_drivers::tls::{Got, RECEIVE_RECORD, TlsError, TlsSession};
 use millpond_ring::buffer::Buffer;
 use std::io::{self, Read, Write};
-
-/// Cipher bytes received at a time: a record.
-const RECEIVE: usize = 17 << 10;
 
 /// A stream whose bytes go through a session.
 pub struct InsideTls<'a, S> {
@@ -19,7 +16,6 @@ impl<'a, S: Read + Write> InsideTls<'a, S> {
     /// # Errors
     /// There is none.
     pub fn begin(plain: &'a mut S, session: Box<dyn TlsSession>) -> Result<Self, TlsError> {
-        let lost = |_| TlsError::Handshake("The TLS connection was non-properly terminated.".to_owned());
         let mut inside = Self { plain, session };
         loop {
             let over = inside.session.handshake();
@@ -27,7 +23,8 @@ impl<'a, S: Read + Write> InsideTls<'a, S> {
             if over? {
                 return Ok(inside);
             }
-            sent.and_then(|()| inside.receive()).map_err(lost)?;
+            sent.and_then(|()| inside.receive())
+                .map_err(|_| TlsError::cut_off())?;
         }
     }
 
@@ -37,7 +34,7 @@ impl<'a, S: Read + Write> InsideTls<'a, S> {
 
     /// Feeds the session, which is hungry.
     fn receive(&mut self) -> io::Result<()> {
-        let mut cipher = Buffer::zeroed(RECEIVE);
+        let mut cipher = Buffer::zeroed(RECEIVE_RECORD);
         match self.plain.read(&mut cipher)? {
             0 => Err(TlsError::Truncated.into()),
             len => {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use millpond_drivers::by_id::ById;
-use millpond_drivers::tls::{Got, TlsError, TlsLuggage, TlsSession, TlsStream, room};
+use millpond_drivers::tls::{Got, RECEIVE_RECORD, TlsError, TlsLuggage, TlsSession, TlsStream, room};
 use millpond_messages::Result;
 use millpond_messages::qapi::NbdServerOptions;
 use millpond_messages::qapi::schema::QCryptoTLSCredsEndpoint;
@@ -21,8 +21,6 @@ use super::handshake::Tls;
 use super::transport::{Channel, Link, PlainChannel, PlainTransport, Transport};
 use crate::tls::{Authorizer, Credentials, OpensslSession, TlsRegistry};
 
-/// Cipher bytes received at a time during the handshake: a record.
-const RECEIVE_RECORD: usize = 17 * 1024;
 /// Handshakes that are calculated at the same time, so that many clients do not take all processors.
 const WORKERS: usize = 2;
 

@@ -378,13 +378,10 @@ fn checked(agreed: Agreed) -> Result<Agreed> {
 }
 
 fn refusal(wanted: u32, answer: &HandshakeAnswer) -> Error {
-    let (text, hint) = reply::refusal(answer.kind, wanted);
+    let (text, hint) = reply::refusal(answer.kind, wanted, &answer.bytes);
     let error = Error::new(ErrorKind::InvalidArgument, text);
-    let message = String::from_utf8_lossy(&answer.bytes);
-    let reported = (!message.is_empty()).then(|| format!("server reported: {message}"));
-    let hints: Vec<String> = hint.map(str::to_owned).into_iter().chain(reported).collect();
-    match hints.is_empty() {
-        true => error,
-        false => error.with_hint(hints.join("\n")),
+    match hint {
+        None => error,
+        Some(hint) => error.with_hint(hint),
     }
 }

@@ -7,10 +7,7 @@ use millpond_ring::buffer::{Buffer, Buffers};
 use millpond_ring::{Fd, Ring};
 use rustix::net::{Shutdown, shutdown};
 
-use crate::tls::{TlsError, TlsLuggage, TlsSession, TlsStream, room};
-
-/// Cipher bytes received at a time while a session begins: a record.
-const RECEIVE_RECORD: usize = 17 << 10;
+use crate::tls::{RECEIVE_RECORD, TlsError, TlsLuggage, TlsSession, TlsStream, room};
 
 /// A socket that leads to a server. Clones are the same socket.
 #[derive(Clone)]
@@ -101,7 +98,6 @@ impl ServerSocket {
     /// # Errors
     /// They do not agree; the server is told why.
     pub(super) async fn start_tls(&mut self, mut session: Box<dyn TlsSession>) -> Result<(), TlsError> {
-        let lost = |_| TlsError::Handshake("The TLS connection was non-properly terminated.".to_owned());
         loop {
             let calculate = move || {
                 let over = session.handshake();
@@ -114,7 +110,7 @@ impl ServerSocket {
                 let (sent, _) = self.ring.send(&self.fd, produced.into()).await;
                 // What is wrong with the session is told rather than what became of the connection.
                 if over.is_ok() {
-                    sent.map_err(lost)?;
+                    sent.map_err(|_| TlsError::cut_off())?;
                 }
             }
             if over? {
@@ -122,8 +118,8 @@ impl ServerSocket {
             }
             let cipher = room(&mut *session, RECEIVE_RECORD);
             let (received, cipher) = self.ring.recv(&self.fd, cipher).await;
-            match received.map_err(lost)? {
-                0 => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
+            match received.map_err(|_| TlsError::cut_off())? {
+                0 => return Err(TlsError::cut_off()),
                 len => session.feed(cipher, len),
             }
         }
